@@ -135,3 +135,18 @@ def test_patience_ends_where_no_answer_comes(seconds: float, loop: Callable[[], 
         with pytest.raises(TimeoutError):
             runner.run(asyncio.wait_for(wait(), 60))
         assert seconds / 2 <= clock.SYSTEM.monotonic() - began < 60
+
+
+def test_a_patient_timer_that_is_late_gives_others_time_before_it_calls() -> None:
+    fake, called = FakeClock(), list[str]()
+    clock.PatientTimer(fake, 1.0, called.append, "in time")
+    clock.PatientTimer(fake, 2.0, called.append, "late")
+    cancelled = clock.PatientTimer(fake, 2.0, called.append, "cancelled")
+    fake.advance(1.0)
+    assert called == ["in time"]
+    fake.advance(1.0 + clock.STOOD_STILL_SECONDS + 0.1)
+    assert called == ["in time"]
+    cancelled.cancel()
+    fake.advance(clock.AFTER_THAT_SECONDS)
+    assert called == ["in time", "late"]
+    assert fake.sleepers == []

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -62,6 +63,35 @@ async def wait_for_event(event: asyncio.Event, seconds: float, clock: Clock) -> 
         waiting.cancel()
         sleeping.cancel()
     return event.is_set()
+
+
+STOOD_STILL_SECONDS: Final = 0.5
+"""A timer that is later than this tells that the event loop stood still."""
+AFTER_THAT_SECONDS: Final = 1.0
+"""The time that others have left then."""
+
+
+class PatientTimer:
+    """Like `Clock.call_later`, but not at once where the loop stood still: what others had the time for is done first.
+    Patience can't be had here, since clocks of tests move by any time at once."""
+
+    def __init__(self, clock: Clock, seconds: float, callback: Callable[..., object], *args: Any) -> None:
+        self._clock = clock
+        self._callback = partial(callback, *args)
+        self._wait(seconds)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._due = self._clock.monotonic() + max(seconds, 0.0)
+        self._timer = self._clock.call_later(seconds, self._call)
+
+    def _call(self) -> None:
+        if self._clock.monotonic() - self._due > STOOD_STILL_SECONDS:
+            self._wait(AFTER_THAT_SECONDS)
+        else:
+            self._callback()
 
 
 PARTS: Final = 5

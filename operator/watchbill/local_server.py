@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from watchbill import errors
+from watchbill.clock import Patience
 
 MIN_VERSION: Final = (7, 0)
 
@@ -73,7 +74,7 @@ def server_command(binary: Path, folder: Path, socket: Path, *, fsync: Fsync | N
 async def ping(socket: Path) -> bytes:
     """The first line of the answer to PING, within a second: `+PONG`, `-LOADING …`; empty where nobody answers."""
     try:
-        async with asyncio.timeout(1):
+        async with Patience(1):
             reader, writer = await asyncio.open_unix_connection(socket)
             try:
                 writer.write(b"PING\r\n")

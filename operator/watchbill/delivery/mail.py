@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from watchbill.api.delivery import ADDRESS, Email
-from watchbill.clock import Clock
+from watchbill.clock import Clock, Patience
 from watchbill.delivery import texts
 from watchbill.delivery.http import excerpt
 from watchbill.delivery.message import Delivered, Message
@@ -94,7 +94,7 @@ async def send(message: Message, channel: Email, settings: Settings, clock: Cloc
     recipients = list(message.remaining or channel.to)
     client = _client(to, settings.delivery_timeout_seconds)
     try:
-        async with asyncio.timeout(settings.delivery_timeout_seconds):
+        async with Patience(settings.delivery_timeout_seconds):
             refused, said = await _hand_over(client, sender, recipients, mail)
     except TimeoutError:
         raise NotDelivered(f"the mail server did not take it within {settings.delivery_timeout_seconds:g} s") from None

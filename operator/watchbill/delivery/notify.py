@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from watchbill.api.delivery import Apprise
+from watchbill.clock import Patience
 from watchbill.delivery import texts
 from watchbill.delivery.message import Delivered, Message
 from watchbill.delivery.secrets import Secrets
@@ -41,7 +42,7 @@ async def send(message: Message, channel: Apprise, secrets: Secrets, seconds: fl
     secret = channel.secrets()["url"]
     url = secrets.read(secret)
     try:
-        async with asyncio.timeout(seconds + SLACK_SECONDS):
+        async with Patience(seconds + SLACK_SECONDS):
             status = await asyncio.to_thread(_notify, url, message, seconds)
     except TimeoutError:
         status = apprise.AppriseResultStatus.TIMEOUT

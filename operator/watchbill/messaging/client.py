@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -13,6 +12,7 @@ import redis
 import redis.asyncio
 
 from watchbill import connection
+from watchbill.clock import Patience
 from watchbill.connection import outages
 from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import checks
@@ -220,7 +220,7 @@ class AsyncRedisClient(Async):
     async def health_check(self) -> bool:
         """Returns whether the server answers within two seconds. False once this is closed. Never raises."""
         try:
-            async with asyncio.timeout(HEALTH_SECONDS):
+            async with Patience(HEALTH_SECONDS):
                 return bool(await self._do(call("PING")))
         except Exception:
             return False

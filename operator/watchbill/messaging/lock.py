@@ -19,7 +19,7 @@ import redis
 import redis.asyncio
 
 from watchbill import message_names
-from watchbill.clock import SYSTEM, Clock
+from watchbill.clock import SYSTEM, Clock, Patience
 from watchbill.errors import Closed, LockLost
 from watchbill.loggers import Logger
 from watchbill.messaging import checks
@@ -294,7 +294,7 @@ class AsyncRedisLock(Async):
             return await _to_its_end(self._take(step))
         except asyncio.CancelledError:
             with contextlib.suppress(*FAILURES, Closed, TimeoutError):
-                async with asyncio.timeout(LEAVE_SECONDS):
+                async with Patience(LEAVE_SECONDS):
                     await self._take(Script("lock_release", step.keys, step.args[:1]))
             raise
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import redis
 import redis.asyncio
 
-from watchbill.clock import SYSTEM, Clock
+from watchbill.clock import SYSTEM, Clock, Patience
 from watchbill.connection.client import REPLY_TIMEOUT_SECONDS
 from watchbill.errors import InvalidInput, Problem
 from watchbill.messaging import subscriptions
@@ -286,7 +286,7 @@ class AsyncRedisPubSub(Async):
         messages: Any = self._messages
         match step:
             case Read(seconds):
-                async with asyncio.timeout(seconds + REPLY_TIMEOUT_SECONDS):  # to connect, redis-py waits for ever
+                async with Patience(seconds + REPLY_TIMEOUT_SECONDS):  # to connect, redis-py waits for ever
                     return await messages.get_message(timeout=seconds)
             case Handle(handler, data, channel):
                 try:
@@ -298,7 +298,7 @@ class AsyncRedisPubSub(Async):
                 await self._drop()
                 self._messages = self._redis.pubsub()
             case Subscribe(channels):
-                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+                async with Patience(REPLY_TIMEOUT_SECONDS):
                     await messages.subscribe(*channels)
             case Unsubscribe(channels):
                 await messages.unsubscribe(*channels)
@@ -318,7 +318,7 @@ class AsyncRedisPubSub(Async):
 
     async def _wait(self, until: Callable[[], bool], seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with Patience(seconds):
                 while not until():
                     self._told.clear()
                     await self._told.wait()

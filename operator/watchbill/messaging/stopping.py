@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import redis
 
-from watchbill.clock import SYSTEM
+from watchbill.clock import SYSTEM, PatientTimer
 from watchbill.messaging.steps import Acknowledge, Call, Pause, Run, Settle, Step
 
 STOP_SECONDS: Final = 1.5
@@ -61,15 +61,13 @@ class Helper:
         return answer
 
     def _answer(self) -> tuple[Any, Exception | None]:
-        ends_at = None
+        polls = 0  # not the time: while the machine gives this process none, no answer can come
         while not self._is_left:
             try:
                 return self._answers.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                now = SYSTEM.monotonic()
-                if ends_at is None and self._is_stopped():
-                    ends_at = now + STOP_SECONDS
-                self._is_left = ends_at is not None and now >= ends_at
+                polls += self._is_stopped()
+                self._is_left = polls * POLL_SECONDS > STOP_SECONDS
         return None, redis.exceptions.TimeoutError("the server doesn't answer, and stop() was called")
 
     def _work(self) -> None:
@@ -118,8 +116,10 @@ class Limits:
         """Takes a step. Raises TimeoutError if there is no answer STOP_SECONDS after the stop."""
         if isinstance(step, Run):
             return await self._take(step)
-        async with asyncio.timeout(STOP_SECONDS if self._is_stopped() else None) as limit:
-            self._open[limit] = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            loop = self._open[limit] = asyncio.get_running_loop()
+            if self._is_stopped():
+                self._begin(limit, loop)
             try:
                 return await self._take(step)
             finally:
@@ -131,5 +131,8 @@ class Limits:
             loop.call_soon_threadsafe(self._begin, limit, loop)
 
     def _begin(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
+        PatientTimer(SYSTEM, STOP_SECONDS, self._end, limit, loop)
+
+    def _end(self, limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
         if limit in self._open and limit.when() is None:
-            limit.reschedule(loop.time() + STOP_SECONDS)
+            limit.reschedule(loop.time())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, Final, Self
 
 import redis.asyncio
 
+from watchbill.clock import Patience
 from watchbill.errors import WatchbillError
 from watchbill.loggers import Logger
 from watchbill.messaging import checks, config, stream_core
@@ -84,7 +84,7 @@ class RedisStream(Async):
                     held = []
         finally:
             try:
-                async with asyncio.timeout(LEAVE_SECONDS):
+                async with Patience(LEAVE_SECONDS):
                     await self._do(core.leave(*held, counts=True))
             except (WatchbillError, TimeoutError) as error:
                 why = str(error) or "the store doesn't answer"

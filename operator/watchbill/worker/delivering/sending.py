@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from watchbill import metrics, tracing
 from watchbill.agents.asking import Line
 from watchbill.api.delivery import Destination
+from watchbill.clock import Patience
 from watchbill.connection import outages
 from watchbill.delivery import Delivered, Message, Sender
 from watchbill.errors import CrewGone, DeliveryRefused, DestinationGone, NewerRecord, NotDelivered, NotFound
@@ -235,7 +236,7 @@ class Deliverer:
         outcome, text, status = "interrupted", "", None
         try:
             try:
-                async with asyncio.timeout(SEND_SECONDS):
+                async with Patience(SEND_SECONDS):
                     taken = await self._sender.send(message, destination)
             except TimeoutError:
                 raise NotDelivered(f"no answer in {SEND_SECONDS:g} s") from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import redis.asyncio
 
-from watchbill.clock import Clock
+from watchbill.clock import Clock, Patience
 from watchbill.connection import outages
 from watchbill.errors import BudgetExhausted, CrewGone, NewerRecord, NotFound, Postponed, RetryLater
 from watchbill.loggers import Logger
@@ -169,7 +169,7 @@ class Account:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
         with suppress(CrewGone, NotFound, TimeoutError):  # else what was reserved counts
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with Patience(_CLOSE_SECONDS):
                 while self._settled or self._pauses:
                     await self._send_settled()
 

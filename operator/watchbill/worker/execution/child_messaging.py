@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from watchbill.clock import Patience
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 
@@ -59,7 +60,7 @@ class Connections:
         if messaging is None:
             return
         try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with Patience(_CLOSE_SECONDS):
                 await messaging.close()
                 if self._client is not None:
                     await self._client.aclose()
