@@ -24,7 +24,7 @@ from watchbill.connection import scripts
 from watchbill.connection.client import LeanClient
 from watchbill.testing import FakeClock
 from watchbill.worker.delivering import shares
-from watchbill.worker.execution import account, processes
+from watchbill.worker.execution import account
 from watchbill.worker.execution.executor import Executor
 from watchbill.worker.execution.shared_lease import SharedLease
 
@@ -33,10 +33,9 @@ sys.path.append(str(workshop.AGENTS))
 
 
 @pytest.fixture(autouse=True)
-def _time_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was killed ends when the machine gets round to it."""
-    monkeypatch.setattr(processes, "_END_SECONDS", 60.0)
-    monkeypatch.setattr(account, "_CLOSE_SECONDS", 20.0)
+def _time_to_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What requests did cost is told at the end however busy the store's machine is."""
+    monkeypatch.setattr(account, "_CLOSE_SECONDS", 60.0)
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,26 @@ def test_the_store_has_some_seconds_beyond_the_grace_period(state: WorkerState, 
     assert state.is_overdue
 
 
+def test_while_the_event_loop_stands_still_the_store_has_its_seconds_left(state: WorkerState, clock: FakeClock) -> None:
+    """Its answer may be there, and is heard only then."""
+    state.stop()
+    state.turn()
+    clock.advance(GRACE_SECONDS + 10)
+    assert not state.is_overdue, "a call that has failed is made again"
+    state.turn()
+    assert not state.is_overdue
+    clock.advance(1.0)
+    state.turn()
+    clock.advance(10)
+    state.turn()
+    assert not state.is_overdue
+    clock.advance(STORE_SECONDS - 1.0)
+    state.turn()
+    assert not state.is_overdue
+    clock.advance(0.1)
+    assert state.is_overdue
+
+
 def test_a_worker_that_the_store_may_know_waits_for_it_but_not_for_the_grace_period(clock: FakeClock) -> None:
     state = WorkerState(GRACE_SECONDS, clock)
     state.incarnation.number = 1  # it was asked to, and has not answered

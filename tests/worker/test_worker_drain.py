@@ -10,6 +10,7 @@ from typing import Any
 from workshop import Crew, Make
 
 from waiting import until
+from watchbill.worker.state import STORE_SECONDS
 
 
 def most_at_once(crew: Crew) -> int:
@@ -193,3 +194,15 @@ async def test_a_call_to_the_store_can_be_cancelled_at_any_moment(make_crew: Mak
         _, goes_on = await asyncio.wait({calling}, timeout=60)
         calling.cancel()
         assert not goes_on, f"it swallowed its cancellation at moment {moment}"
+
+
+async def test_a_worker_that_stood_still_at_its_end_hands_back_what_it_had(make_crew: Make) -> None:
+    """For longer than the store may be silent then; but nobody had listened."""
+    crew = await make_crew({"a": "Gate"})
+    async with crew.in_process() as worker:
+        await crew.submit("t", "a")
+        await crew.started("t")
+        worker.stop()
+        time.sleep(STORE_SECONDS + 1)
+    assert await crew.redis.hget(crew.keys.task("t"), "state") == "waiting"
+    assert not await crew.incarnations()

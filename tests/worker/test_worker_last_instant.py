@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,7 +16,9 @@ import pytest
 from test_worker_first_instant import environment
 from workshop import Make
 
+from waiting import until
 from watchbill.records import AgentDefinition
+from watchbill.worker.__main__ import _ORDERLY_SECONDS
 
 AGENT = """
 import atexit, os, threading
@@ -75,6 +78,43 @@ async def test_it_ends_with_all_threads_and_handlers_but_takes_no_module_apart(m
     assert process.returncode == 0
     assert sorted(said.decode().split(";")) == ["", "printed", "registered", "thread"]
     assert [file.read_text() for file in written] == ["text", "bytes"]
+
+
+STOPPED = """
+import atexit, os, signal, time
+
+FILE = open("TEXT", "w")
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+
+atexit.register(stop)
+
+class Agent:
+    async def run(self, context):
+        FILE.write("text")
+        return "done"
+"""
+
+
+async def test_a_worker_that_gets_no_time_at_its_end_takes_it_later(make_crew: Make, tmp_path: Path) -> None:
+    written = tmp_path / "text"
+    (tmp_path / "parts.py").write_text(STOPPED.replace("TEXT", str(written)))
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="parts:Agent")])
+    given = {"WATCHBILL_REDIS_URL": crew.url, "WATCHBILL_CREW": crew.name, "WATCHBILL_FOLDERS": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-P", "-m", "watchbill.worker"], env=environment(**given)) as process:
+        try:
+            await crew.submit("t", "a")
+            assert (await crew.results(["t"], 60))[0].output == "done"
+            process.send_signal(signal.SIGTERM)
+            await until(lambda: b") T " in Path(f"/proc/{process.pid}/stat").read_bytes(), what="its end")
+            await asyncio.sleep(_ORDERLY_SECONDS + 1)
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    assert written.read_text() == "text"
 
 
 def test_a_command_that_runs_agents_ends_so_too(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from rooms import Enter, result
 from workshop import agent
 
 from waiting import until
-from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS
+from watchbill.worker.execution import processes
+from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, DIE_SECONDS
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "interrupted"])
@@ -133,6 +134,46 @@ async def test_one_that_is_only_slow_to_clean_up_holds_its_slot_but_raises_no_al
         room.clock.advance(10)
         assert room.alarms == []
         assert [record for record in caplog.records if "still runs" in record.getMessage()] == []
+
+
+async def test_a_loop_that_stood_still_costs_no_agent_its_time_to_clean_up(enter: Enter) -> None:
+    """Its worker got no time either. What it returns counts, and no slot is lost, for which a worker might end."""
+    async with enter([agent("a", "Answers", timeout_seconds=1), agent("b", "Answers")]) as room:
+        await room.begin("t", "a", "return:gate")
+        dropped = await room.begin("dropped", "b", "pass:gate")
+        await room.started("t", "dropped")
+        room.clock.advance(1)
+        dropped.cancel()
+        await until(lambda: len(room.noted("cancelled")) == 2)
+        room.clock.advance(CLEAN_UP_SECONDS + 30)
+        room.crew.open()
+        end = await room.end()
+        assert (end.outcome, result(end).output) == ("completed", "what there is")
+        await until(lambda: room.abandoned == 0)
+        assert room.alarms == []
+
+
+async def test_a_process_that_was_killed_may_take_longer_to_end_than_an_agent_to_clean_up(
+    enter: Enter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the machine that does not get round to it; a worker that ends for that would start on the same one."""
+    kill = processes._Process.kill
+    monkeypatch.setattr(processes._Process, "kill", lambda _: None)
+    async with enter({"a": "Apart"}) as room:
+        running = await room.begin("t", "a", "wait")
+        await room.started("t")
+        running.stop("cancelled", 5.0)
+        room.clock.advance(5.0)
+        end = await room.end()
+        assert end.message == "cancelled; its agent did not stop in time, and was abandoned"
+        room.clock.advance(DIE_SECONDS - 5.1)
+        assert (room.abandoned, room.alarms) == (1, [])
+        room.clock.advance(0.1)
+        assert room.alarms == [1]
+        monkeypatch.setattr(processes._Process, "kill", kill)
+        for process in room.executor._processes._all:
+            process.kill()
+        await until(lambda: room.abandoned == 0)
 
 
 async def test_a_cancellation_overrules_an_interruption_and_may_hurry_it_but_not_the_other_way(enter: Enter) -> None:

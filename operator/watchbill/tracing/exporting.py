@@ -97,8 +97,7 @@ class Exporting:
         """The greatest number that `_drawn` returns for a trace that may be recorded."""
         self._begun: dict[str, int] = {}  # the checksum of `crew/`, by crew
         resource = _Resource(Resource.create(_unless_named(service, namespace)).attributes)
-        if not logging.getLogger("watchbill").isEnabledFor(logging.DEBUG):
-            # with a collector that is away it logs several lines for each batch
+        if not logging.getLogger("watchbill").isEnabledFor(logging.DEBUG):  # several lines for each lost batch
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._ids = _Ids()
         self.provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
@@ -241,7 +240,8 @@ class Exporting:
         """Sends the spans that are left, for so long at most."""
         ending = threading.Thread(target=self.provider.shutdown, name="watchbill-traces", daemon=True)
         ending.start()
-        ending.join(seconds)
+        for _ in range(10):  # while the machine gives this process no time, nothing is sent
+            ending.join(seconds / 10)
 
     def _samples(self, created: SpanContext | None, trace_id: int) -> bool:
         """Decides as the SDK's sampler does, in a tenth of the time: most tasks have nothing else of tracing."""

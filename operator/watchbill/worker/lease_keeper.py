@@ -35,7 +35,8 @@ STUCK_SECONDS: Final = 600.0
 """An event loop that stood still for this long is given up: its lease ends, and others take its tasks over."""
 POLL_SECONDS: Final = 0.25
 """Seconds between two checks of the thread. Each takes the interpreter from the event loop for a moment."""
-_END_SECONDS: Final = 2.0
+_END_POLL_SECONDS: Final = 0.005
+_END_POLLS: Final = 400
 
 
 class LeaseKeeper:
@@ -98,11 +99,12 @@ class LeaseKeeper:
     async def stop(self) -> None:
         self._incarnation = None
         self._stop.set()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _END_SECONDS
-        # Polled, not awaited in the loop's thread pool: agents may have filled that with calls that never end.
-        while self._thread.is_alive() and loop.time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        # Polled, not awaited in the loop's thread pool: agents may have filled that with calls that never end. A number
+        # of polls, not a time: while the machine gives this process none, the thread has none either.
+        for _ in range(_END_POLLS):
+            if not self._thread.is_alive():
+                break
+            await asyncio.sleep(_END_POLL_SECONDS)
         self._client.close()
 
     def wait_before_take_over(self, seconds: float) -> None:

@@ -124,11 +124,13 @@ class Shift:
         """Works until the worker has stopped. Raises CrewGone when the crew was deleted or replaced."""
         state = self._state
         self._keeper.start()
+        state.turn()
         beside = self._start_beside()
         working = asyncio.create_task(self._work())
         try:
             while not (await asyncio.wait({working}, timeout=0.2 if state.stopping else left_children.SECONDS))[0]:
                 left_children.reap()
+                state.turn()
                 if state.is_overdue:
                     raise StoreUnavailable("the store doesn't answer, and the grace period is over")
             await working

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 STORE_SECONDS: Final = 2.0
 """Seconds beyond the grace period for which the worker still waits for the store, to hand its tasks back."""
+STILL_SECONDS: Final = 1.5
+"""An event loop that has not turned for so long stands still."""
 
 
 class WorkerState:
@@ -62,6 +64,9 @@ class WorkerState:
         """The worker stops by itself, because abandoned agents hold too many slots."""
         self.ended = False
         self._store_ahead = 0.0
+        self._turned_at: float | None = None
+        self._stood_still = 0.0
+        """Seconds beyond the grace period for which the event loop stood still."""
 
     @property
     def known(self) -> Known | None:
@@ -96,7 +101,23 @@ class WorkerState:
             self.stop_by = min(self.stop_by, self.clock.monotonic())
         # The store may know us as soon as it was asked to, though its answer was lost; then we take our leave.
         was_asked = self.incarnation.number > 0
-        return not was_asked or self.clock.monotonic() > self.stop_by + STORE_SECONDS
+        late = self.clock.monotonic() - self.stop_by - self._stood_still - self._still()
+        return not was_asked or late > STORE_SECONDS
+
+    def turn(self) -> None:
+        """Notes that the event loop turns. While it stands still, because the machine gives the process no time, the
+        store can't be heard, and so has none. Called at least once a second."""
+        self._stood_still += self._still()
+        self._turned_at = self.clock.monotonic()
+
+    def _still(self) -> float:
+        """Returns the seconds beyond the grace period for which the loop has not turned; 0 as long as it should."""
+        if self._turned_at is None or self.stop_by is None:
+            return 0.0
+        now = self.clock.monotonic()
+        if now - self._turned_at < STILL_SECONDS:
+            return 0.0
+        return min(now - self._turned_at, max(now - self.stop_by, 0.0))
 
     def stop(self, *, now: bool = False) -> None:
         """Sets the end of the grace period (`now`: at once). May be called again, to hurry."""

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from watchbill import metrics
-from watchbill.clock import Clock
+from watchbill.clock import Clock, PatientTimer
 from watchbill.loggers import Logger
 
 logger = Logger("watchbill.worker")
 
 CLEAN_UP_SECONDS: Final = 1.0
 """Seconds that a cancelled agent may take to clean up before it counts as one that won't."""
+DIE_SECONDS: Final = 60.0
+"""Seconds that a killed process may take to end: nothing but the kernel can hold it, and a busy machine."""
 
 
 @dataclass(slots=True)
@@ -43,13 +45,22 @@ class Abandoned:
         self._left: dict[asyncio.Task[None], _Left] = {}
         self._gauge = metrics.ABANDONED.labels(*metrics.of_crew(crew))
 
-    def add(self, call: asyncio.Task[None], agent: str, task: str, advice: str, since: float) -> None:
-        """Counts an agent as abandoned until `call` ends. `since`: when it was asked to stop, by the clock's
-        `monotonic`. `advice` says what its author should do."""
+    def add(
+        self,
+        call: asyncio.Task[None],
+        agent: str,
+        task: str,
+        advice: str,
+        since: float,
+        seconds: float = CLEAN_UP_SECONDS,
+    ) -> None:
+        """Counts an agent as abandoned until `call` ends; `seconds` after `since` as overdue. `since`: when it was
+        asked to stop, by the clock's `monotonic`. `advice` says what its author should do."""
         self._left[call] = _Left(agent, task, advice, since)
         self._gauge.inc()
         call.add_done_callback(self._ended)
-        self._clock.call_later(since + CLEAN_UP_SECONDS - self._clock.monotonic(), self._mark_overdue, call)
+        # Patient, because a worker may end for that: an agent on a machine that stood still has cleaned up soon.
+        PatientTimer(self._clock, since + seconds - self._clock.monotonic(), self._mark_overdue, call)
         self._changed()
 
     def _changed(self) -> None:

@@ -20,14 +20,14 @@ from watchbill.agents.context import Context
 from watchbill.agents.loading import Runner
 from watchbill.agents.tools import Tool
 from watchbill.api.modes import When
-from watchbill.clock import SYSTEM, Clock
+from watchbill.clock import SYSTEM, Clock, Patience, PatientTimer, Timer
 from watchbill.loggers import Logger
 from watchbill.plan import flow
 from watchbill.plan.hierarchy import Verdict
 from watchbill.records import AgentDefinition, CrewDefinition
 from watchbill.store.queue import Claimed, Finished, Outcome
 from watchbill.worker.execution import failures, outputs, processes
-from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, Abandoned
+from watchbill.worker.execution.abandoned import CLEAN_UP_SECONDS, DIE_SECONDS, Abandoned
 from watchbill.worker.execution.failures import Failed
 from watchbill.worker.execution.outputs import Output
 from watchbill.worker.execution.processes import Processes
@@ -138,7 +138,7 @@ class Attempt:
         self._clock = clock
         self._begun = clock.monotonic()
         self._timer_at = 0.0
-        self._timer = clock.call_later(role.timeout, self._time_out)
+        self._timer: Timer = clock.call_later(role.timeout, self._time_out)
         self._handle = asyncio.create_task(self._run(), name=f"task {task.id}")
 
     def cancel(self) -> None:
@@ -176,7 +176,7 @@ class Attempt:
         if self._asked_at is None or at < self._timer_at:
             self._timer.cancel()
             self._timer_at = at
-            self._timer = self._clock.call_later(seconds, self._abandon)
+            self._timer = PatientTimer(self._clock, seconds, self._abandon)
         self._ask()
 
     def _ask(self) -> float:
@@ -197,10 +197,10 @@ class Attempt:
 
     def _leave(self, asked_at: float) -> None:
         runner = self.role.runner
-        advice = _ADVICE_ON_LOOP if runner.is_async else _ADVICE_IN_THREAD
+        advice, seconds = _ADVICE_ON_LOOP if runner.is_async else _ADVICE_IN_THREAD, CLEAN_UP_SECONDS
         if runner.in_process:
-            advice = _ADVICE_IN_PROCESS
-        self._abandoned.add(self._handle, self.role.agent.agent_id, self.task.id, advice, asked_at)
+            advice, seconds = _ADVICE_IN_PROCESS, DIE_SECONDS
+        self._abandoned.add(self._handle, self.role.agent.agent_id, self.task.id, advice, asked_at, seconds)
 
     async def _run(self) -> None:
         logs.bind(self.context.logger.extra or {})
@@ -229,7 +229,7 @@ class Attempt:
     async def _close(self, messaging: CrewMessaging) -> None:
         """Ends what the agent has left listening. Its end is reported before: a handler may raise, or block."""
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with Patience(CLOSE_SECONDS):
                 await messaging.close()
         except Exception as error:
             logger.warning("the bus of task %s could not be closed: %r", self.task.id, error)

@@ -47,7 +47,8 @@ _CODE: Final = (
     "from watchbill.worker.execution.child import main; main(given)"
 )
 _POLL_SECONDS: Final = 0.005
-_END_SECONDS: Final = 2.0
+_END_SECONDS: Final = 60.0
+"""Seconds that a process which was killed, or has closed its line, may take to end, which needs the machine's time."""
 
 
 def request(crew: CrewDefinition, context: Context, trace: Mapping[str, Any] | None = None) -> dict[str, Any]:
