@@ -92,13 +92,17 @@ def test_a_newer_crd_is_a_warning() -> None:
     assert finding.message.endswith("which ignores spec.b, spec.c, spec.d and 1 more")
 
 
-@pytest.mark.parametrize(("seconds", "bad"), [(5, False), (-5, False), (5.1, True), (-5.1, True)])
-def test_clocks_may_differ_a_little(seconds: float, bad: bool) -> None:
-    finding = findings.skew("clock", "x", seconds)
+@pytest.mark.parametrize("took", [0, 30])
+@pytest.mark.parametrize(("seconds", "bad"), [(5, False), (-5, False), (5.6, True), (-5.6, True)])
+def test_clocks_may_differ_a_little_and_an_answer_may_take_its_time(seconds: float, bad: bool, took: float) -> None:
+    asked, answered = 1000, 1000 + took
+    told = seconds + (answered if seconds > 0 else asked)
+    finding = findings.skew("clock", "x", told, asked, answered)
     assert finding.is_bad is bad
-    assert not findings.skew("clock", "x", seconds, uncertain=1).is_bad
+    assert not findings.skew("clock", "x", told, asked, answered, uncertain=1).is_bad
+    assert not findings.skew("clock", "x", asked + took / 2, asked, answered).is_bad
     if bad:
-        assert ("ahead of" if seconds > 0 else "behind") in finding.message
+        assert f"the clock of x is 6 s {'ahead of' if seconds > 0 else 'behind'}" in finding.message
 
 
 @pytest.mark.parametrize(

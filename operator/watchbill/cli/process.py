@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -86,12 +85,10 @@ def run(work: Callable[[Signals], Coroutine[Any, Any, int]]) -> int:
         raise
     finally:
         # The loop waits for the threads of its pool; what agents left behind there may never end.
-        force = threading.Timer(ORDERLY_SECONDS, lambda: _end_now(failures.report(failed) if failed else code))
-        force.daemon = True
-        force.start()
+        call_off = init.force(ORDERLY_SECONDS, lambda: _end_now(failures.report(failed) if failed else code))
         runner.close()
         switch.off()
-        force.cancel()
+        call_off()
     return code
 
 

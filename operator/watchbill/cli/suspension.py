@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Final
 
 from watchbill.cli import output
 from watchbill.cli.options import Output
+from watchbill.clock import Patience
 from watchbill.errors import Conflict, UserActionRequired
 
 if TYPE_CHECKING:
     from watchbill.client import Client
     from watchbill.kubernetes_api import KubernetesApi
 
-TAKEN_UP_SECONDS: Final = 15.0
+TAKEN_UP_SECONDS: Final = 60.0
 """An operator that has not taken up a change after so long is not waited for."""
 _LOOK_SECONDS: Final = 0.05
+_QUIET_SECONDS: Final = 5.0
 
 
 async def tell(client: Client, crew: str, form: Output, *, on: bool) -> int:
@@ -84,8 +86,10 @@ async def _in_cluster(client: Client, crew: str, *, on: bool) -> None:
     namespace, _, name = keys.crew.partition("/")
     async with cluster_of(client, crew, suspension.by_kubectl(keys, on=on)) as (api, uid):
         await api.merge("crews", namespace, name, {"metadata": {"uid": uid}, "spec": {"suspend": on}})
+    waits = f"waiting until an operator has taken it up: {TAKEN_UP_SECONDS:.0f} s at most"
+    notice = asyncio.get_running_loop().call_later(_QUIET_SECONDS, output.say, waits)
     try:
-        async with asyncio.timeout(TAKEN_UP_SECONDS):
+        async with Patience(TAKEN_UP_SECONDS):
             while await client.is_suspended(crew) is not on and not await client.hold(crew):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError as error:
@@ -93,3 +97,5 @@ async def _in_cluster(client: Client, crew: str, *, on: bool) -> None:
             f"the Crew {keys.crew!r} says it now, and no operator has taken it up after {TAKEN_UP_SECONDS:.0f} s. "
             f"Is it running? Why not: watchbill doctor"
         ) from error
+    finally:
+        notice.cancel()

@@ -33,7 +33,7 @@ from watchbill.plan.quotas import Hard
 
 _API: Final = f"{cluster_names.API_GROUP}/{cluster_names.API_VERSION}"
 _ACCOUNT: Final = "system:serviceaccount:"
-TRIES: Final = 10
+TRIES: Final = 60
 TRY_SECONDS: Final = 1.0
 _IMAGE_TROUBLE: Final = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
@@ -66,11 +66,12 @@ async def examine(
     lacking = Severity.ERROR if asked else Severity.SKIPPED
     try:
         async with await KubernetesApi.connect() as api:
+            here = time.time  # noqa: TID251 - compared with the API server's
+            before = here()
             who = await api.review({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"})
             now = datetime.fromisoformat(who["metadata"]["creationTimestamp"])
-            here = time.time()  # noqa: TID251 - compared with the API server's
             # It counts whole seconds.
-            found.findings.append(skew("clock", "the API server", now.timestamp() - here, uncertain=1.0))
+            found.findings.append(skew("clock", "the API server", now.timestamp(), before, here(), uncertain=1.0))
             if not await _crds(api, found, lacking):
                 return found
             account = str(who["status"]["userInfo"].get("username", ""))
@@ -184,7 +185,7 @@ async def _leader(api: KubernetesApi, found: Cluster, lease: str, now: datetime)
 
 
 async def _patiently(read: Callable[[], Awaitable[Object]]) -> Object:
-    """Tries again for some seconds: the API server has no answer (429) until a new CRD's storage is ready."""
+    """Tries again for a minute: the API server has no answer (429) until a new CRD's storage is ready."""
     for _ in range(TRIES - 1):
         try:
             return await read()

@@ -46,9 +46,10 @@ class Finding:
         return self.severity in (Severity.WARNING, Severity.ERROR)
 
 
-def skew(check: str, other: str, seconds: float, uncertain: float = 0.0) -> Finding:
-    """The finding about a clock that is `seconds` ahead of this machine's (negative: behind), give or take
-    `uncertain`."""
+def skew(check: str, other: str, told: float, asked: float, answered: float, uncertain: float = 0.0) -> Finding:
+    """The finding about a clock that told this time, give or take `uncertain`, between two times of this machine's:
+    both in seconds since 1970."""
+    seconds = told - min(max(told, asked), answered)
     if abs(seconds) <= SKEW_SECONDS + uncertain:
         return Finding(check, Severity.OK, f"the clocks of {other} and of this machine agree")
     way = "ahead of" if seconds > 0 else "behind"

@@ -60,9 +60,11 @@ async def _server(server: redis.asyncio.Redis, place: str) -> list[Finding]:
     except redis.exceptions.NoPermissionError:
         message = f"our user at {place} may not ask INFO, so neither its version nor its persistence is known"
         return [Finding("store", Severity.ERROR, message, f"{_CLI} ACL SETUSER NAME +info")]
-    now = time.time()  # noqa: TID251 - compared with the server's
+    now = time.time  # noqa: TID251 - compared with the server's
+    asked = now()
     seconds, micros = await server.time()
-    return [*_version(info, place), *_persistence(info, place), skew("clock", place, seconds + micros / 1e6 - now)]
+    clock = skew("clock", place, seconds + micros / 1e6, asked, now())
+    return [*_version(info, place), *_persistence(info, place), clock]
 
 
 def _version(info: dict[str, Any], place: str) -> Iterator[Finding]:

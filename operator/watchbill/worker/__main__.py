@@ -17,11 +17,9 @@ if __name__ == "__main__":
     init.begin_imports()
     init.import_redis()
 
-import _thread
 import asyncio
 import os
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -50,7 +48,6 @@ RECYCLED: Final = 75
 _ORDERLY_SECONDS: Final = 5.0
 """Seconds that the process may take to end after its worker. Threads that agents left behind could hold it up for
 ever."""
-_NAP_SECONDS: Final = 0.1
 
 
 class WorkerSettings(Settings):
@@ -89,16 +86,8 @@ async def _end(settings: WorkerSettings) -> int:
     except WatchbillError as error:
         logger.error("%s", error)
         code = 1
-    _thread.start_new_thread(_end_in_time, (code,))  # none that `threading` knows: `init.leave` looks for agents' ones
+    init.force(_ORDERLY_SECONDS, lambda: os._exit(code))
     return code
-
-
-def _end_in_time(code: int) -> None:
-    """Ends the process at last. Counts naps, and not the time: while the machine gives this process none, nothing of it
-    can end by itself."""
-    for _ in range(round(_ORDERLY_SECONDS / _NAP_SECONDS)):
-        time.sleep(_NAP_SECONDS)
-    os._exit(code)
 
 
 async def _work(settings: WorkerSettings) -> bool:
