@@ -18,7 +18,6 @@ from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
 
-REQUEST = 2.0
 SECONDS = 15.0
 
 
@@ -30,11 +29,13 @@ class Leases:
         self.lease_: dict[str, Any] | None = None
         self.version = 0
         self.cut_off = False
+        self.late = 0.0
+        """Seconds until an answer comes."""
         self.loses_answers = False
         self.writes: list[str] = []
 
     async def lease(self, namespace: str, name: str, *, timeout: float) -> dict[str, Any] | None:
-        assert (namespace, name, timeout) == ("ops", "watchbill", REQUEST)
+        assert (namespace, name) == ("ops", "watchbill")
         await self._delay(timeout)
         return copy.deepcopy(self.lease_)
 
@@ -52,8 +53,10 @@ class Leases:
         return copy.deepcopy(self.lease_)
 
     async def _delay(self, timeout: float) -> None:
-        if self.cut_off:
-            await self.clock.sleep(timeout)
+        late = timeout if self.cut_off else self.late
+        if late:
+            await self.clock.sleep(min(late, timeout))
+        if late >= timeout:
             raise KubernetesUnavailable("timed out")
 
     @property
@@ -108,6 +111,18 @@ async def test_one_leads_and_keeps_the_lease_while_it_renews_it() -> None:
         assert leases.spec["leaseDurationSeconds"] == 15
         assert leases.spec["leaseTransitions"] == 1
         assert 120 / 2.2 - 1 <= len(leases.writes) <= 120 / 1.8 + 1, "one write each two seconds"
+
+
+async def test_a_lease_is_released_though_the_api_server_takes_its_time() -> None:
+    clock, leases, a, _ = pair()
+    async with running(a):
+        await turn(clock, 1)
+        assert a.elector.is_leader
+    leases.late = 9
+    releasing = asyncio.create_task(a.elector.release())
+    await turn(clock, 19)
+    assert releasing.done()
+    assert leases.spec["holderIdentity"] == ""
 
 
 async def test_a_lease_that_is_released_is_taken_at_the_next_look() -> None:

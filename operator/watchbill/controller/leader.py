@@ -94,9 +94,9 @@ class Elector:
             return
         self._end("is released")
         try:
-            seen = await self._read()
+            seen = await self._read(_LEADS)  # there is no second try, and nobody waits but the others
             if seen is not None and self._spec.get("holderIdentity") == self._identity:
-                await self._write(seen, "", 1)
+                await self._write(seen, "", 1, _LEADS)
         except WatchbillError as error:
             logger.warning("the Lease can't be released, and lasts for %.0f s: %s", self._seconds, error)
 
@@ -118,8 +118,8 @@ class Elector:
         self._timer = self._clock.call_later(left, self._end, "could not be renewed in time")
         self._tell("is ours")
 
-    async def _read(self) -> Mapping[str, Any] | None:
-        seen = await self._kubernetes.lease(self._namespace, self._name, timeout=self._seconds * _RETRY)
+    async def _read(self, part: float = _RETRY) -> Mapping[str, Any] | None:
+        seen = await self._kubernetes.lease(self._namespace, self._name, timeout=self._seconds * part)
         spec = (seen or {}).get("spec") or {}
         if seen is None and self._spec:  # somebody deleted it, and its holder may not know yet
             spec = {**self._spec, "deleted": True}
@@ -133,7 +133,9 @@ class Elector:
         lasts = float(self._spec.get("leaseDurationSeconds") or self._seconds)
         return self._clock.monotonic() - self._changed_at >= lasts
 
-    async def _write(self, seen: Mapping[str, Any] | None, holder: str, seconds: int) -> Mapping[str, Any]:
+    async def _write(
+        self, seen: Mapping[str, Any] | None, holder: str, seconds: int, part: float = _RETRY
+    ) -> Mapping[str, Any]:
         before = (seen or {}).get("spec") or {}
         now = self._clock.now().isoformat(timespec="microseconds").replace("+00:00", "Z")
         spec = {**before, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now}
@@ -141,7 +143,7 @@ class Elector:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = int(before.get("leaseTransitions") or 0) + bool(holder)
         metadata = dict(seen["metadata"]) if seen else {"namespace": self._namespace, "name": self._name}
-        return await self._kubernetes.write_lease(metadata, spec, timeout=self._seconds * _RETRY)
+        return await self._kubernetes.write_lease(metadata, spec, timeout=self._seconds * part)
 
     def _end(self, why: str) -> None:
         self._renewed_at, self._held = -math.inf, None
