@@ -12,7 +12,7 @@ import pytest
 
 from e2e.cluster.kubectl import Kubectl
 
-TEST_SECONDS = 900  # the first test of a session waits for the cluster, whose creation may be tried twice
+TEST_SECONDS = 2400  # the first test of a session waits for the cluster, whose creation may be tried twice
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -27,7 +27,7 @@ from e2e.cluster.machine import ClusterError
 
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 180.0
 ADMIN, CONTROLLERS, SCHEDULER = "admin", "system:kube-controller-manager", "system:kube-scheduler"
 
 # Below the range from which the kernel takes ports for outgoing connections: one of those could else hold the API
@@ -293,7 +293,7 @@ class ControlPlane:
 
     def _answers(self, path: str) -> bool:
         context = ssl.create_default_context(cafile=str(self._certificate))
-        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=5, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=60, context=context)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._tokens[ADMIN]}"})
             return connection.getresponse().status == 200

@@ -30,7 +30,7 @@ def listed(role: str, selector: str, namespace: str) -> list[dict[str, Any]]:
     asked = Request(f"{API}{group}{inside}/{kind}?labelSelector={quote(selector)}")
     asked.add_header("Authorization", f"Bearer {token}")
     trusted = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    with urlopen(asked, timeout=10, context=trusted) as answer:
+    with urlopen(asked, timeout=120, context=trusted) as answer:
         found: list[dict[str, Any]] = json.load(answer)["items"]
     return found
 

@@ -23,8 +23,8 @@ from e2e.cluster import machine, recipe
 from e2e.cluster.machine import ClusterError, say
 
 RUNTIME = recipe.NAME  # the name of runc-as-granted among the engine's runtimes
-START_SECONDS = 60.0
-STOP_SECONDS = 45.0
+START_SECONDS = 300.0
+STOP_SECONDS = 120.0
 
 _NO_ENGINE = (
     "Start Docker's engine. As root on Debian or Ubuntu, `python -m e2e.cluster docker start` installs and starts one."
@@ -50,13 +50,13 @@ def environment() -> dict[str, str]:
     return {"PATH": f"{Path(client()).parent}:{os.environ.get('PATH', '')}", "DOCKER_BUILDKIT": "1"}
 
 
-def docker(*words: str | Path, stdin: str | bytes | None = None, timeout: float = 120) -> str:
+def docker(*words: str | Path, stdin: str | bytes | None = None, timeout: float = 300) -> str:
     return machine.run([client(), *words], stdin=stdin, env=environment(), timeout=timeout)
 
 
 def answers() -> bool:
     """Returns whether an engine answers."""
-    return bool(machine.which("docker")) and machine.succeeds([machine.which("docker") or "", "info"], timeout=30)
+    return bool(machine.which("docker")) and machine.succeeds([machine.which("docker") or "", "info"], timeout=180)
 
 
 # ---------------------------------------------------------------------------------------------------------- the engine
@@ -106,7 +106,7 @@ def stop() -> None:
                 machine.until(lambda: _gone(pid), within=STOP_SECONDS, what="Docker's engine has stopped")
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
-                machine.until(lambda: _gone(pid), within=5, what="Docker's engine was killed")
+                machine.until(lambda: _gone(pid), within=60, what="Docker's engine was killed")
         _record_file().unlink(missing_ok=True)
 
 

@@ -136,7 +136,7 @@ def install(
     """Installs or upgrades the release with the bundled Valkey, and waits until all of it is ready."""
     given = {**made.values, **(values or {})}
     given["valkey"] = {"enabled": True, **given["valkey"]}
-    words = ("upgrade", "--install", RELEASE, chart, f"--namespace={namespace}", "--wait", "--timeout=120s")
+    words = ("upgrade", "--install", RELEASE, chart, f"--namespace={namespace}", "--wait", "--timeout=300s")
     helm(cluster, *words, values=given)
 
 
@@ -152,7 +152,7 @@ def helm(cluster: Cluster, *words: str | Path, values: Mapping[str, Any] | None 
         [program, *words, *files],
         stdin=json.dumps(dict(values or {})),
         env={"KUBECONFIG": str(cluster.kubeconfig), **homes},
-        timeout=180,
+        timeout=360,
     )
 
 

@@ -20,7 +20,7 @@ from e2e.cluster.machine import ClusterError, say
 
 # The Docker network and its bridge. Not kind's own, which holds clusters that are none of ours.
 NETWORK = recipe.NAME
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
 KIND_DEFAULT = "kind's default"  # by name and digest, known to kind only
 
 _RULE = ["-i", NETWORK, "!", "-o", NETWORK, "-j", "REJECT"]
@@ -190,11 +190,11 @@ def _create(name: str, image: str, workers: int) -> Cluster:
     machine.run(command, stdin=json.dumps(config), env=_kind_environment(), timeout=900)
     cluster = Cluster(kubeconfig, Kubectl(programs.path("kubectl"), kubeconfig), name, image)
     _forward_no_names(cluster.kubectl)
-    cluster.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={READY_SECONDS:.0f}s", timeout=180)
+    cluster.kubectl("wait", "node", "--all", "--for=condition=Ready", f"--timeout={READY_SECONDS:.0f}s", timeout=360)
     dns = "deployment/coredns"
-    cluster.kubectl("rollout", "status", dns, "--namespace=kube-system", f"--timeout={READY_SECONDS:.0f}s", timeout=180)
+    cluster.kubectl("rollout", "status", dns, "--namespace=kube-system", f"--timeout={READY_SECONDS:.0f}s", timeout=360)
     account = ("get", "serviceaccount", "default", "--namespace=default")
-    machine.until(lambda: cluster.kubectl(*account), within=60, what="default account", ignoring=(KubectlError,))
+    machine.until(lambda: cluster.kubectl(*account), within=180, what="default account", ignoring=(KubectlError,))
     return cluster
 
 

@@ -36,7 +36,7 @@ class Kubectl:
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         self._environment["KUBECACHEDIR"] = str(cache or kubeconfig.parent / "kubectl-cache")
 
-    def __call__(self, *words: str | Path, stdin: str | None = None, timeout: float = 180) -> str:
+    def __call__(self, *words: str | Path, stdin: str | None = None, timeout: float = 300) -> str:
         """Returns the output of kubectl. Raises KubectlError if it fails, subprocess.TimeoutExpired after `timeout`
         seconds."""
         command = [str(word) for word in words]
@@ -52,17 +52,17 @@ class Kubectl:
             raise KubectlError(tuple(command), done.returncode, done.stderr)
         return done.stdout
 
-    def json(self, *words: str | Path, timeout: float = 180) -> Any:
+    def json(self, *words: str | Path, timeout: float = 300) -> Any:
         """Returns the output of kubectl with `--output=json`, parsed. A plain `get` that succeeds takes no process."""
         what, *more = map(str, words)
         found = self._reader.get(more) if what == "get" else None
         return json.loads(self(*words, "--output=json", timeout=timeout)) if found is None else found
 
-    def items(self, *words: str | Path, timeout: float = 180) -> list[Any]:
+    def items(self, *words: str | Path, timeout: float = 300) -> list[Any]:
         """The objects of a `get`."""
         return list(self.json("get", *words, timeout=timeout)["items"])
 
-    def apply(self, *objects: dict[str, Any] | str, namespace: str | None = None, timeout: float = 180) -> str:
+    def apply(self, *objects: dict[str, Any] | str, namespace: str | None = None, timeout: float = 300) -> str:
         """Applies objects, each a dict or the text of a manifest."""
         manifests = [text if isinstance(text, str) else json.dumps(text) for text in objects]
         where = [] if namespace is None else [f"--namespace={namespace}"]
@@ -94,7 +94,7 @@ class Kubectl:
                 process.wait()
 
     @contextmanager
-    def port_forward(self, target: str, port: int, *, namespace: str, within: float = 120) -> Iterator[int]:
+    def port_forward(self, target: str, port: int, *, namespace: str, within: float = 300) -> Iterator[int]:
         """A port of this machine's loopback that leads to a pod's or Service's: `port_forward("svc/redis", 6379)`."""
         command = [
             str(self.program),

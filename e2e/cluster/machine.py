@@ -59,7 +59,7 @@ def run(
     stdin: str | bytes | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout: float = 120,
+    timeout: float = 300,
     fix: str = "",
 ) -> str:
     """Returns the output of the command. Raises ClusterError with the end of its output, also of its errors, when it

@@ -26,7 +26,7 @@ NAMESPACE: Final = "monitoring"
 NAME: Final = "prometheus"
 PORT, MANAGER_PORT, DISCOVERY_PORT = 9090, 9093, 9099
 SCRAPE_SECONDS: Final = 5
-READY_SECONDS: Final = 120
+READY_SECONDS: Final = 300
 VALUES: Final = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}, "alerts": {"enabled": True}}
 """Values of the chart that bring what is monitored here. `helm template` needs no CRDs of the Prometheus operator."""
 LOOK: Final = f"""\

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
-SECONDS: Final = 30.0
+SECONDS: Final = 120.0
 
 _KINDS: Final = {
     "crew": "apis/watchbill.dev/v1alpha1 crews",

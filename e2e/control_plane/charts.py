@@ -89,7 +89,7 @@ def doctor(kubeconfig: Path, words: list[str], environment: Mapping[str, str]) -
         env={**own, **environment, "KUBECONFIG": str(kubeconfig)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.stdout, done.stderr
     found: Found = {}

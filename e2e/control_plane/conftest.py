@@ -14,7 +14,7 @@ from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.cluster.kubectl import Kubectl
 from e2e.control_plane.crds_server import CRDS, NAMES, Server, until_served
 
-REST_SECONDS = 60.0
+REST_SECONDS = 180.0
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def until_served(plane: ControlPlane) -> None:
         def served() -> bool:
             return all(server.try_out(manifest).code == 201 for manifest in (crew(), heartbeat()))
 
-        machine.until(served, within=60, what="both kinds are served")
+        machine.until(served, within=180, what="both kinds are served")
 
 
 def place(manifest: dict[str, Any], namespace: str) -> str:

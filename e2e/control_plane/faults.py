@@ -175,12 +175,12 @@ class Faults:
         victim.kill()
 
     def _holder(self, crew: str) -> Process | None:
-        """The worker of the crew whose agent has begun."""
+        """The worker of the crew whose agent has begun last: one that stood still may have lost its task."""
         notes = self.folder / "notes"
         lines = notes.read_text().splitlines() if notes.exists() else []
-        held = {note["pid"] for note in map(json.loads, lines) if note["what"] == "start"}
-        own = [one for one, of in zip(self.workers, WORKERS, strict=True) if of == crew and one.runs]
-        return next((one for one in own if one.pid in held), None)
+        own = {one.pid: one for one, of in zip(self.workers, WORKERS, strict=True) if of == crew and one.runs}
+        begun = [own[note["pid"]] for note in map(json.loads, lines) if note["what"] == "start" and note["pid"] in own]
+        return begun[-1] if begun else None
 
     def _frail(self) -> list[Process]:
         return [one for one, of in zip(self.workers, WORKERS, strict=True) if of == "frail" and one.runs]

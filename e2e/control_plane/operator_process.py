@@ -22,8 +22,8 @@ import redis
 from e2e.cluster import machine
 from watchbill import local_server
 
-STOP_SECONDS = 60.0
-STORE_SECONDS = 60.0
+STOP_SECONDS = 180.0
+STORE_SECONDS = 180.0
 FORKED_WITH = ("watchbill.cli.operator", "watchbill.controller.operator", "watchbill.worker.shift")
 """Operators and workers import these; forks have them already."""
 
@@ -144,7 +144,7 @@ class Store:
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         machine.until(
-            lambda: self.client.ping(), within=60, what="the store answers", ignoring=(redis.RedisError,), every=0.02
+            lambda: self.client.ping(), within=180, what="the store answers", ignoring=(redis.RedisError,), every=0.02
         )
 
     def kill(self) -> None:

@@ -277,9 +277,9 @@ def test_the_bundled_valkey_takes_the_password_from_its_file(helm: Helm, tmp_pat
             [local_server.find_server(), *words, "--port", "0", "--unixsocket", str(socket)], stdout=subprocess.DEVNULL
         )
         try:
-            machine.until(socket.exists, within=60, what="the server's socket")
+            machine.until(socket.exists, within=180, what="the server's socket")
             with redis.Redis(unix_socket_path=str(socket), password="word") as client:
-                machine.until(client.ping, within=60, what="its answer", ignoring=(redis.BusyLoadingError,))
+                machine.until(client.ping, within=180, what="its answer", ignoring=(redis.BusyLoadingError,))
                 assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             with redis.Redis(unix_socket_path=str(socket)) as client, pytest.raises(redis.AuthenticationError):
                 client.ping()
@@ -367,7 +367,7 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
     helm("install", "watchbill", CHART, where, values=VALUES["trial"])
     # Controllers make the pods: none would be there if the namespace did not admit it.
     expected = {"operator", "valkey"}
-    machine.until(lambda: _components(kubectl, namespace) == expected, within=60, what="operator and Valkey")
+    machine.until(lambda: _components(kubectl, namespace) == expected, within=180, what="operator and Valkey")
     before = _secret(kubectl, namespace)
     password = before["password"]
     assert len(password) >= 32
@@ -378,7 +378,7 @@ def test_a_trial_is_complete_in_a_restricted_namespace(helm: Helm, kubectl: Kube
     assert _secret(kubectl, namespace) == before
 
     helm("uninstall", "watchbill", where)
-    machine.until(lambda: not _components(kubectl, namespace), within=60, what="no pods")
+    machine.until(lambda: not _components(kubectl, namespace), within=180, what="no pods")
     leftovers = kubectl("get", "deployments,statefulsets,services,secrets,roles,rolebindings,networkpolicies", where)
     assert leftovers == ""
     assert "watchbill" not in kubectl("get", "clusterroles,clusterrolebindings", "--output=name")
@@ -459,11 +459,11 @@ def test_who_may_use_a_namespace_may_use_its_crews(helm: Helm, kubectl: Kubectl,
             return False
         return True
 
-    machine.until(lambda: may("get", "crews.watchbill.dev"), within=60, what=f"{role} has got its rules")
+    machine.until(lambda: may("get", "crews.watchbill.dev"), within=180, what=f"{role} has got its rules")
     assert may("list", "heartbeats.watchbill.dev")
     writes = role != "view"
     if writes:
-        machine.until(lambda: may("create", "crews.watchbill.dev"), within=60, what=f"{role} has got all its rules")
+        machine.until(lambda: may("create", "crews.watchbill.dev"), within=180, what=f"{role} has got all its rules")
     assert may("create", "crews.watchbill.dev") is writes
     assert may("delete", "heartbeats.watchbill.dev") is writes
     assert may("patch", "crews.watchbill.dev", "scale") is writes
@@ -485,7 +485,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     assert _description(kubectl) == "A newer crew."
     kubectl("wait", "crd/crews.watchbill.dev", "--for=condition=Established", "--timeout=120s")
     made = "its crew is taken"  # a kind is Established before every part of the API server has heard of it
-    machine.until(lambda: kubectl.apply(CREW, namespace=namespace), within=60, what=made, ignoring=(KubectlError,))
+    machine.until(lambda: kubectl.apply(CREW, namespace=namespace), within=180, what=made, ignoring=(KubectlError,))
 
     helm("uninstall", "watchbill", where)
     assert kubectl("get", "crew", "kept", where, "--output=name") == "crew.watchbill.dev/kept\n"
@@ -496,7 +496,7 @@ def test_an_upgrade_brings_new_crds_and_an_uninstall_leaves_them_with_their_crew
     assert kubectl("get", "crew", "kept", where, "--output=name") == "crew.watchbill.dev/kept\n"
     helm("upgrade", "other", CHART, where, values={"crds": {"keep": False}})
     helm("uninstall", "other", where)
-    machine.until(lambda: not _crds(kubectl), within=60, what="no CRDs")
+    machine.until(lambda: not _crds(kubectl), within=180, what="no CRDs")
 
 
 def test_the_doctor_misses_the_crds_of_a_cluster_without_an_install(plane: ControlPlane, namespace: str) -> None:
@@ -545,7 +545,7 @@ def test_its_notes_copy_the_secret_to_where_crews_are(
     path = f"{Path(plane.kubectl.program).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": path}
     try:
-        subprocess.run(["bash", "-euo", "pipefail", "-c", command], env=environment, check=True, timeout=60)
+        subprocess.run(["bash", "-euo", "pipefail", "-c", command], env=environment, check=True, timeout=300)
         assert _secret(kubectl, "kube-public") == {"url": values["redis"]["url"]}
     finally:
         kubectl("delete", "secret", "watchbill-redis", "--namespace=kube-public", "--ignore-not-found")

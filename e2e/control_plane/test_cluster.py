@@ -49,9 +49,9 @@ def test_controllers_make_the_pods_of_a_deployment_and_collect_what_has_lost_its
         return kubectl.items("pods", f"--namespace={namespace}")
 
     kubectl.apply(DEPLOYMENT, namespace=namespace)
-    machine.until(lambda: len(pods()) == 2, within=60, what="two pods")
+    machine.until(lambda: len(pods()) == 2, within=180, what="two pods")
     kubectl("delete", "deployment", "some", f"--namespace={namespace}", "--cascade=background")
-    machine.until(lambda: not pods(), within=60, what="no pods")
+    machine.until(lambda: not pods(), within=180, what="no pods")
 
 
 def test_what_is_read_without_kubectl_is_what_kubectl_prints(kubectl_here: Kubectl, namespace: str) -> None:
@@ -62,7 +62,7 @@ def test_what_is_read_without_kubectl_is_what_kubectl_prints(kubectl_here: Kubec
 
     kubectl_here.apply(DEPLOYMENT, crew(), heartbeat(), namespace=namespace)
     kubectl_here("create", "secret", "generic", "some", "--from-literal=a=b", where)
-    machine.until(lambda: len(kubectl_here.items("pods", where)) == 2, within=60, what="two pods")
+    machine.until(lambda: len(kubectl_here.items("pods", where)) == 2, within=180, what="two pods")
     for words in (
         ("deployment", "some"),
         ("deployments",),
@@ -79,7 +79,7 @@ def test_what_is_read_without_kubectl_is_what_kubectl_prints(kubectl_here: Kubec
         def same(words: tuple[str, ...] = words) -> bool:
             return bool(reader.get((*words, where)) == json.loads(kubectl_here("get", *words, where, "--output=json")))
 
-        machine.until(same, within=60, what=f"{words} are the same to both, and change no more")
+        machine.until(same, within=180, what=f"{words} are the same to both, and change no more")
     for others in (("pods",), ("pods", where, "--watch"), ("pods,secrets", where), ("pods", "-A"), ("nodes", where)):
         assert reader.get(others) is None, f"{others} are for kubectl"
 
@@ -164,7 +164,7 @@ def test_the_api_server_comes_back_in_place_with_all_its_objects(
     # Controllers find it again by themselves, and the record goes on.
     kubectl.apply(DEPLOYMENT, namespace=namespace)
     pods = ("pods", f"--namespace={namespace}")
-    machine.until(lambda: len(kubectl.items(*pods)) == 2, within=60, what="two pods after the restart")
+    machine.until(lambda: len(kubectl.items(*pods)) == 2, within=180, what="two pods after the restart")
     assert any(write.resource == "deployments" for write in control_plane.writes(position, user=ADMIN))
 
 
@@ -203,4 +203,4 @@ def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Sig
             os.kill(owner.pid, by)
         assert owner.wait(120) == code
     for pid in pids:
-        machine.until(lambda pid=pid: machine.start_time(pid) is None, within=60, what=f"process {pid} has ended")  # type: ignore[misc]
+        machine.until(lambda pid=pid: machine.start_time(pid) is None, within=180, what=f"process {pid} has ended")  # type: ignore[misc]

@@ -179,10 +179,10 @@ def test_kubectl_waits_for_ready_and_is_not_told_too_early(
     server.create(crew(), namespace)
     wait = ("wait", "crew/blog-team", f"--namespace={namespace}", "--for=condition=Ready")
     with pytest.raises(KubectlError, match="timed out"):
-        kubectl_here(*wait, "--timeout=0.1s")
+        kubectl_here(*wait, "--timeout=2s")
     patch = {"status": {"observedGeneration": 1, "conditions": [READY]}}
     server.send("PATCH", f"{place(crew(), namespace)}/status", patch, as_="merge-patch+json")
-    kubectl_here(*wait, "--timeout=60s")
+    kubectl_here(*wait, "--timeout=120s")
 
 
 @pytest.mark.parametrize("words", ["crew,hb", "crews,heartbeats", "crew.watchbill.dev,heartbeat", "watchbill"])

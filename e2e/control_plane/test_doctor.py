@@ -115,7 +115,7 @@ def test_helm_test_finds_an_install_sound_once_an_operator_leads_and_names_the_r
         said = {finding["severity"]: finding["message"] for finding in found["rbac"]}
         return said if len(said) == 2 else {}
 
-    said = machine.until(lacking, within=60, what="the rights are gone")
+    said = machine.until(lacking, within=180, what="the rights are gone")
     assert said == {
         "error": f"ServiceAccount {account} may not patch deployments.apps in {release.namespace}",
         "warning": f"ServiceAccount {account} may not get configmaps in {release.namespace}, so what changes there "
@@ -149,7 +149,7 @@ def test_an_administrator_is_told_of_crews_images_quotas_and_old_crds(
         *("patch", "pod", "pulling", where, "--subresource=status", "--type=merge", "--patch", json.dumps(PULLING))
     )
     used = ("get", "quota", "small", where, "--output=jsonpath={.status.used.count/configmaps}")
-    machine.until(lambda: kubectl_here(*used) == "1", within=60, what="the quota is counted")
+    machine.until(lambda: kubectl_here(*used) == "1", within=180, what="the quota is counted")
     environment = {**release.environment, "WATCHBILL_WORKER_IMAGE": "a.example/worker:1"}
     code, found = doctor(control_plane.kubeconfig, ["doctor"], environment)
     assert code == 1
@@ -177,7 +177,7 @@ def test_an_older_crd_is_told_by_the_fields_that_it_lacks(release: Release, kube
         return [finding["message"] for finding in found["crds"] if finding["severity"] == "error"]
 
     try:
-        said = machine.until(told, within=60, what="the API server says which fields it knows")
+        said = machine.until(told, within=180, what="the API server says which fields it knows")
     finally:
         kubectl_here("apply", "--filename", CRDS)
     assert said == ["the CRD of Crew is older than this program: it lacks spec.maxParallelTasks"]

@@ -33,7 +33,7 @@ def watchbill(team: Team, cluster: ControlPlane, *words: str, code: int = 0) -> 
         env={**own, **environment, "WATCHBILL_NAMESPACE": team.namespace},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
@@ -49,7 +49,7 @@ def test_a_suspended_crew_loses_its_workers_keeps_its_work_and_goes_on_when_it_i
 
     assert watchbill(team, cluster, "suspend", "echo").startswith("suspended\n")
     assert "suspended" in team.meta(), "when the command ends, the store knows"
-    team.kubectl("wait", "crew/echo", "--for=condition=Suspended", "--timeout=60s")
+    team.kubectl("wait", "crew/echo", "--for=condition=Suspended", "--timeout=120s")
     machine.until(lambda: team.replicas() == 0, within=SOON, what="no worker, whatever its minimum says")
     waiting = len(team.store.client.keys(f"wb:{{{team.namespace}/echo}}:task:*"))
     team.submit(agent="a", count=3)

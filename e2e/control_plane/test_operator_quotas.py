@@ -109,7 +109,7 @@ def shares_its_workers_out(team: Team, port: int) -> None:
     wanted = {f'{of},resource="{resource}",type="{kind}"}} {number}.0' for resource, kind, number in rows}
 
     def told() -> bool:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as reply:
             return wanted <= set(reply.read().decode().splitlines())
 
     machine.until(told, within=SOON, what="its metrics say so")

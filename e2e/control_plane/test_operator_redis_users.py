@@ -38,9 +38,9 @@ def users(team: Team) -> set[str]:
 
 def works(given: str) -> bool:
     try:
-        with redis.Redis.from_url(given) as client:
+        with redis.Redis.from_url(given, socket_timeout=SOON, socket_connect_timeout=SOON) as client:
             return bool(client.ping())
-    except redis.RedisError:
+    except redis.AuthenticationError:
         return False
 
 

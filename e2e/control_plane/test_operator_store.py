@@ -118,7 +118,7 @@ def test_a_store_that_hangs_is_like_one_that_is_away_and_is_heard_again_afterwar
     team.store.pause()
     try:
         machine.until(
-            lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=60, what="it says so"
+            lambda: team.conditions()["Ready"][:2] == ("False", "StoreUnavailable"), within=180, what="it says so"
         )
         assert team.replicas() == 2
     finally:
@@ -137,7 +137,7 @@ def test_what_all_crews_share_is_written_late_and_in_turns(
     names = [f"crew-{i}" for i in range(60)]
     team.operator()
     team.apply(*(crew(name) for name in names))
-    team.until_ready(*names, within=60)
+    team.until_ready(*names, within=180)
 
     def reasons() -> set[str]:
         found = [c for one in team.items("crews") for c in one["status"]["conditions"] if c["type"] == "Ready"]

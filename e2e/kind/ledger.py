@@ -38,7 +38,7 @@ def busy(team: Team, crew: str, prompts: Sequence[str]) -> Iterator[list[str]]:
     with team.store() as url, ThreadPoolExecutor(1) as thread:
         giving = thread.submit(asyncio.run, give(url))
         try:
-            machine.until(lambda: given or giving.done(), within=60, what="the first tasks")
+            machine.until(lambda: given or giving.done(), within=180, what="the first tasks")
             yield given
         finally:
             over.set()

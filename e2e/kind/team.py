@@ -25,7 +25,7 @@ from watchbill.names import CrewKeys
 T = TypeVar("T")
 
 NAMESPACE = "watchbill-e2e"
-SOON = 120.0
+SOON = 240.0
 """Seconds: for what starts or ends pods, on a busy machine."""
 
 
@@ -59,7 +59,7 @@ class Team:
 
     def watchbill(self, *words: str, stdin: str | None = None) -> str:
         """The command line, in the operator's pod."""
-        return self.kubectl("exec", "-i", "deploy/watchbill", "--", "watchbill", *words, stdin=stdin, timeout=120)
+        return self.kubectl("exec", "-i", "deploy/watchbill", "--", "watchbill", *words, stdin=stdin)
 
     def told(self, *words: str) -> str:
         """The answer of the command line on this machine, with the rights of the current kubeconfig."""
@@ -145,9 +145,9 @@ class Team:
     def install(self, **values: Any) -> None:
         """Installs the release, with its store, or upgrades it to these values and no others."""
         if self._own_store:
-            self.kubectl("wait", "serviceaccount/default", "--for=create", "--timeout=60s", timeout=90)
+            self.kubectl("wait", "serviceaccount/default", "--for=create", "--timeout=300s", timeout=360)
             self.apply(*crews.store(self.images, NAMESPACE))
-            self.kubectl("wait", f"pod/{crews.STORE}", "--for=condition=Ready", "--timeout=60s", timeout=90)
+            self.kubectl("wait", f"pod/{crews.STORE}", "--for=condition=Ready", "--timeout=300s", timeout=360)
         if self._own_store:
             values["valkey"] = {"enabled": False}
         install.install(self.cluster, self.images, namespace=NAMESPACE, chart=self._chart, values=values)
@@ -184,7 +184,7 @@ def released(
         workers = ("pods", "--selector=watchbill.dev/crew", f"--namespace={NAMESPACE}")
         machine.until(lambda: not kubectl.items(*workers), within=3 * SOON, what="no worker is left", every=0.5)
         team.uninstall()
-        kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=300s", timeout=360)
         kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")
 
 

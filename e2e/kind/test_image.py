@@ -38,7 +38,7 @@ LLM_MEGABYTES = 90  # more, for models and their tools
 
 pytestmark = [
     pytest.mark.skipif(bool(os.environ.get("E2E_USE_CLUSTER")), reason="needs a Docker engine, not a cluster"),
-    pytest.mark.timeout(600),  # the first build downloads what is installed
+    pytest.mark.timeout(1800),  # the first build downloads what is installed
 ]
 
 # As a pod of ours is run; what is more, without a network.
@@ -141,9 +141,9 @@ async def test_a_worker_runs_agents_of_a_mounted_folder(built: dict[str, str], t
     async with _crew(tmp_path) as (client, store):
         mounts = [f"--volume={agents}:/agents:ro"]
         with _worker(built["worker"], store, mounts) as name:
-            result = await client.run("greeters", "Hello!", timeout=60)
+            result = await client.run("greeters", "Hello!", timeout=300)
             assert result.output == ["Hello!", 65532, "/agents/greeting.py"]
-            docker.docker("stop", "--time=20", name)
+            docker.docker("stop", "--time=120", name)
             state = docker.docker("inspect", "--format={{.State.ExitCode}}", name)
             assert state.strip() == "0", docker.docker("logs", name)
 
@@ -158,7 +158,7 @@ async def test_a_worker_runs_agents_of_an_image_made_from_it(built: dict[str, st
     try:
         async with _crew(tmp_path) as (client, store):
             with _worker(mine, store, []):
-                result = await client.run("greeters", "Hello!", timeout=60)
+                result = await client.run("greeters", "Hello!", timeout=300)
                 assert result.output == ["Hello!", 65532, "/agents/greeting.py"]
     finally:
         docker.docker("image", "rm", "--force", mine)
@@ -172,7 +172,7 @@ async def _crew(folder: Path) -> AsyncIterator[tuple[Client, Path]]:
     server = subprocess.Popen([*command, "--unixsocketperm", "777"], stdout=subprocess.DEVNULL)
     url = f"unix://{socket}"
     try:
-        machine.until(socket.exists, within=60, what="the store answers")
+        machine.until(socket.exists, within=180, what="the store answers")
         agent = {"name": "greeter", "class": "greeting:Greeter"}
         crew = Crew.model_validate({"metadata": {"name": "greeters"}, "spec": {"agents": [agent]}})
         async with connection.connected(url) as redis:

@@ -64,12 +64,12 @@ def test_the_cluster_quickstart_works_as_it_is_written(
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         assert "Most likely cause: out of memory" in done.stdout
     finally:
         kubectl("delete", "crews", "--all", f"--namespace={NAMESPACE}", "--ignore-not-found")
         install.helm(kind_cluster, "uninstall", install.RELEASE, f"--namespace={NAMESPACE}", "--ignore-not-found")
-        kubectl("delete", "namespace", NAMESPACE, "--timeout=90s", timeout=120)
+        kubectl("delete", "namespace", NAMESPACE, "--timeout=300s", timeout=360)
         kubectl.delete_crds("crews.watchbill.dev", "heartbeats.watchbill.dev")

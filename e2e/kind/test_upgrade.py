@@ -28,7 +28,7 @@ LONG = "25"
 STEPS = ("one", "two", "three", "four", "five")
 BRIEF = ("0.5", "1", "2", "3")
 
-pytestmark = pytest.mark.timeout(900)  # two releases' images are built
+pytestmark = pytest.mark.timeout(2400)  # two releases' images are built
 
 
 class Load:
@@ -170,7 +170,7 @@ def test_an_upgrade_and_the_way_back_replace_no_busy_worker_and_lose_nothing(
 
     # And back, over what the new ones wrote.
     load.add()
-    install.helm(team.cluster, "rollback", install.RELEASE, "1", f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
+    install.helm(team.cluster, "rollback", install.RELEASE, "1", f"--namespace={NAMESPACE}", "--wait", "--timeout=300s")
     until_all_of(team, before.worker)
     run.next("four")
     load.add()

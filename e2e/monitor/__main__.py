@@ -32,7 +32,7 @@ from monitoring.boards import BOARDS
 SCRAPE_SECONDS: Final = 2
 OWN_WINDOW: Final = "30s"
 """Window of rates where this scrapes every other second."""
-FIRST_SECONDS: Final = 60.0
+FIRST_SECONDS: Final = 180.0
 """Seconds for the first answer."""
 Check = Callable[[], None]
 

@@ -21,8 +21,8 @@ from e2e.cluster import machine, monitoring
 from e2e.cluster.control_plane import free_ports
 from e2e.cluster.machine import ClusterError
 
-READY_SECONDS = 60.0
-ANSWER_SECONDS = 30.0
+READY_SECONDS = 180.0
+ANSWER_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def end_of(log: Path) -> str:
 
 def _is_ready(url: str) -> bool:
     try:
-        with urlopen(f"{url}/-/ready", timeout=5):
+        with urlopen(f"{url}/-/ready", timeout=60):
             return True
     except HTTPError as error:
         error.close()

@@ -58,4 +58,6 @@ def test_prometheus_scrapes_what_the_chart_names_and_answers_the_boards(
     loaded = {rule["name"] for group in groups for rule in group["rules"] if rule["type"] == "alerting"}
     assert loaded == {alert.name for alert in alerts.alerts()}
     assert [rule["lastError"] for group in groups for rule in group["rules"] if "lastError" in rule] == []
-    assert len(prometheus.get("alertmanagers")["activeAlertmanagers"]) == 1
+    machine.until(
+        lambda: len(prometheus.get("alertmanagers")["activeAlertmanagers"]) == 1, within=SOON, what="the Alertmanager"
+    )

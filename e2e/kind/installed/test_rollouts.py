@@ -34,7 +34,7 @@ def test_a_killed_leader_and_a_rolling_update_of_operator_and_workers_disturb_no
             assert uids(team.pods(name)) == old, "the leader's end replaced a worker"
 
             team.kubectl("rollout", "restart", "deployment/watchbill")
-            team.kubectl("rollout", "status", "deployment/watchbill", "--timeout=90s", timeout=120)
+            team.kubectl("rollout", "status", "deployment/watchbill", "--timeout=300s", timeout=360)
             before = len(tasks)
             machine.until(lambda: len(tasks) > before, within=SOON, what="work under the new operator")
             assert uids(team.pods(name)) == old, "the operator's update replaced a worker"

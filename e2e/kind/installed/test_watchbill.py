@@ -38,10 +38,11 @@ def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: 
         assert team.pods("log-triage") == []
 
         words = ("submit", "--namespace", NAMESPACE, "log-triage", "What broke?", "--input", "log=@-", "--wait")
-        said = team.watchbill(*words, stdin=(EXAMPLE / "app.log").read_text())
-
-        assert "Most likely cause: out of memory" in said
-        assert len(team.pods("log-triage")) == 1
+        with team.pod_events("log-triage") as events:
+            said = team.watchbill(*words, stdin=(EXAMPLE / "app.log").read_text())
+            assert "Most likely cause: out of memory" in said
+            machine.until(events, within=SOON, what="a pod has come")
+            assert len({event["object"]["metadata"]["name"] for event in events()}) == 1
         assert team.keys("log-triage")
         machine.until(lambda: team.pods("log-triage") == [], within=2 * SOON, what="no pods once idle", every=1)
         machine.until(lambda: team.workers("log-triage") == 0, within=SOON, what="the status says so")
@@ -62,10 +63,9 @@ def test_the_example_is_done_by_a_pod_that_comes_for_it_and_goes_after_it(team: 
 
 
 def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) -> None:
-    team.apply(*crews.sample(name, "Sleeper", concurrency=1, maxReplicas=2))
+    team.apply(*crews.sample(name, "Opened", concurrency=1, maxReplicas=2))
     team.until_ready(name)
-    # At once, so that they wait for each other however slow the machine is.
-    ids = team.with_client(lambda client: client.submit_many(name, "one", ["8"] * 3))
+    ids = team.with_client(lambda client: client.submit_many(name, "one", ["go on"] * 3))
     assert len(set(ids)) == 3
 
     def shown() -> tuple[int, int, int]:
@@ -74,12 +74,16 @@ def test_kubectl_shows_what_a_crew_does_while_it_does_it(team: Team, name: str) 
 
     # Not exact: while figures merely change, they are written every 10 s.
     machine.until(lambda: shown()[0] == 2 and shown()[2], within=SOON, what="2 workers, and that something runs")
+    with team.store() as url, connected(url) as client:
+        client.set("gate:one", "open")
 
     async def wait_for_all(client: Client) -> None:
         await asyncio.gather(*(client.wait(name, i, timeout=SOON) for i in ids))
 
     team.with_client(wait_for_all)
     machine.until(lambda: shown()[1:] == (0, 0), within=SOON, what="nothing waits or runs")
+    with team.store() as url, connected(url) as client:
+        client.delete("gate:one")
 
 
 # ---------------------------------------------------------------- by Helm
@@ -193,7 +197,7 @@ def test_a_worker_has_no_token_and_no_kubernetes_and_answers_its_probes(team: Te
     look = """
 import importlib.util, json, os, urllib.request
 def get(path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{os.environ['WATCHBILL_HEALTH_PORT']}{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{os.environ['WATCHBILL_HEALTH_PORT']}{path}", timeout=60) as answer:
         return answer.read().decode()
 print(json.dumps({
     "token": os.path.exists("/var/run/secrets/kubernetes.io"),
