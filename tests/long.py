@@ -57,6 +57,8 @@ FILES: Final = (
     "test_worker_drain.py",
     "test_stream_faults.py",
     "test_worker_held.py",
+    "test_worker_last_instant.py",
+    "test_worker_health.py",
 )
 """The longest first: whoever begins with what takes long ends it with what fits into the time that is left."""
 ORDER: Final = {name: place for place, name in enumerate(FILES)}

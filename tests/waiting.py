@@ -8,6 +8,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 
+async def is_soon(call: Callable[[], Awaitable[Any]], seconds: float, tries: int = 6) -> bool:
+    """Returns whether one of a few calls takes less than `seconds`. A busy machine may hold up any of them; where what
+    bounds them is missing, all take longer."""
+    for _ in range(tries):
+        began = time.monotonic()
+        await call()
+        if time.monotonic() - began < seconds:
+            return True
+    return False
+
+
 async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
     """Returns the answer of `condition` (sync or async) once that is true. Fails after `seconds`."""
     deadline = time.monotonic() + seconds

@@ -317,9 +317,11 @@ async def test_a_server_that_stands_still_does_not_hold_up_the_loop(private_redi
 async def test_a_consumer_that_is_cancelled_while_the_server_stands_still_ends_and_loses_nothing(
     private_redis: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from watchbill.connection import client as client_module
     from watchbill.network import stream as module
 
     monkeypatch.setattr(module, "LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(client_module, "REPLY_TIMEOUT_SECONDS", 3600)  # for which the client alone would wait
     server = await private_redis()
     async with connection.connected(server.url) as client:
         network = RedisStream(client=client, retry_after=SOON)
@@ -337,7 +339,7 @@ async def test_a_consumer_that_is_cancelled_while_the_server_stands_still_ends_a
         await begun.wait()
         server.pause()
         task.cancel()
-        done, _ = await asyncio.wait([task], timeout=9)  # the client alone would wait for ten seconds
+        done, _ = await asyncio.wait([task], timeout=60)
         server.resume()
         assert done == {task}
         assert task.cancelled()

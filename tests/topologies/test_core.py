@@ -225,7 +225,7 @@ async def test_what_a_killed_worker_ran_is_done_by_another_and_no_step_of_it_twi
     second = await crew.worker()
     killed = first.kill()
     result = await crew.result("t")
-    assert time.monotonic() - killed < lease + 2 + 15, "15 s for a busy machine"
+    assert time.monotonic() - killed < lease + 2 + 60, "60 s for a busy machine"
     assert result.output == "attempt 2"
     assert (await crew.result("s")).output == [["a", 1], ["!b", 2], ["c", 2]]
     assert [note["step"] for note in crew.notes("did")] == ["a", "!b", "!b", "c"]

@@ -24,7 +24,7 @@ from watchbill.tasks import TaskResult
 
 HOUR = 3600
 LEASE = 1
-SLACK = 15
+SLACK = 60
 """Seconds that a busy machine may take over anything: little beside an hour."""
 
 Fresh = Callable[..., servers.Store]

@@ -109,7 +109,7 @@ async def test_a_worker_whose_agents_are_abandoned_while_it_is_idle_wakes_when_t
 
 async def test_agents_of_a_fenced_incarnation_hold_their_slots_too(make_crew: Make) -> None:
     """The worker goes on as another, but in the same process."""
-    crew = await make_crew({"a": "Deaf", "b": "Gate"}, lease_seconds=1)
+    crew = await make_crew({"a": "Deaf", "b": "Gate"}, lease_seconds=12)  # neither may be taken for dead by itself
     zombie = await crew.worker(concurrency=2)
     await crew.submit("t", "a")
     await crew.started("t")

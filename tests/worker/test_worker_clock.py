@@ -17,8 +17,9 @@ from watchbill.records import AgentDefinition
 from watchbill.tasks import RunResult, TaskResult
 
 HOUR = 3600
-LEASE = 3
-SLACK = 15
+LEASE = 12
+"""Seconds. A busy machine must not let a worker be silent for as long."""
+SLACK = 60
 """Seconds that a busy machine may take over anything: little beside an hour."""
 
 

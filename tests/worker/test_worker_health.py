@@ -6,19 +6,22 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
 import pytest
 from workshop import Crew, Make, agent, metrics_of
 
-from waiting import until
+from waiting import is_soon, until
 from watchbill import __version__
 from watchbill.errors import QueueFull
 from watchbill.local import LocalCrews
 from watchbill.worker.health import HealthServer, observe
 from watchbill.worker.worker import Worker
+
+LEASE = 5
+"""Seconds. A test waits them out; a busy machine must not let a worker be silent for as long."""
 
 PrivateRedis = Callable[[], Awaitable[Any]]
 
@@ -131,10 +134,10 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
     assert ("watchbill_queue_class_waiting", "critical") not in now, "no task had it"
     assert now["watchbill_queue_class_oldest_seconds", "normal"] >= 0.3
     assert now["watchbill_task_run_seconds_count", "brief"] == 2
-    assert 0.19 <= now["watchbill_task_run_seconds_sum", "brief"] < 20
+    assert 0.19 <= now["watchbill_task_run_seconds_sum", "brief"] < 300
     assert now["watchbill_task_wait_seconds_count",] == 5, "all but the dead one, which another had before"
     waited = now["watchbill_task_wait_seconds_sum",]
-    assert 0 <= waited < 20, "they found a free slot"
+    assert 0 <= waited < 300, "they found a free slot"
 
     await crew.submit("last", "brief")
     await asyncio.sleep(0.5)
@@ -154,7 +157,7 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
 
 
 async def test_what_a_worker_lost_and_took_over_is_counted(make_crew: Make) -> None:
-    crew = await make_crew({"a": "SayingGate"}, lease_seconds=1)
+    crew = await make_crew({"a": "SayingGate"}, lease_seconds=LEASE)
     zombie = await crew.worker(health=True)
     await crew.submit("t", "a")
     await crew.started("t")
@@ -186,24 +189,29 @@ async def test_what_could_not_begin_with_its_claim_is_timed_until_it_did(make_cr
     await crew.result("large")
     now = await metrics_of(worker.metrics_url, crew.name)
     assert now[held] == 2, "its payload didn't come along"
-    assert 0 < now["watchbill_task_begin_delay_seconds_sum",] < 20
+    assert 0 < now["watchbill_task_begin_delay_seconds_sum",] < 300
     assert now["watchbill_tasks_claimed_total", "normal"] == 5
 
 
+async def _is_more(count: Callable[[], Awaitable[float]], before: float) -> bool:
+    return await count() > before
+
+
 async def test_a_renewal_that_comes_late_is_counted(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Brief"}, lease_seconds=2)
+    crew = await make_crew({"a": "Brief"}, lease_seconds=LEASE)
     worker = await crew.worker(health=True)
 
     async def late() -> float:
         return (await metrics_of(worker.metrics_url, crew.name)).get(("watchbill_lease_renewals_late_total",), 0)
 
-    before = await late()
-    worker.signal(signal.SIGSTOP)
-    await asyncio.sleep(1.2)
-    worker.signal(signal.SIGCONT)
-
     async def is_counted() -> bool:
-        return await late() > before
+        before = await late()
+        worker.signal(signal.SIGSTOP)
+        await asyncio.sleep(LEASE * 0.6)  # one that is stopped for longer than its lease is another worker then
+        worker.signal(signal.SIGCONT)
+        with suppress(AssertionError):
+            return bool(await until(lambda: _is_more(late, before), LEASE))
+        return False
 
     await until(is_counted)
 
@@ -241,12 +249,15 @@ async def test_a_scrape_answers_soon_and_with_the_last_figures_while_the_store_i
     await crew.submit("t", "a")
     await crew.started("t")
     assert (await metrics_of(worker.metrics_url, crew.name))["watchbill_queue_depth", "running"] == 1
+
+    async def look() -> None:
+        now = await metrics_of(worker.metrics_url, crew.name)
+        assert now["watchbill_queue_depth", "running"] == 1
+        assert (await get(worker.hello["port"], "/readyz"))[0] == 200, "never for the store's sake"
+        assert (await get(worker.hello["port"], "/healthz"))[0] == 200
+
     for away in (server.pause, server.kill):
         gone = away()
         if gone is not None:
             await gone
-        async with asyncio.timeout(9):
-            now = await metrics_of(worker.metrics_url, crew.name)
-            assert now["watchbill_queue_depth", "running"] == 1
-            assert (await get(worker.hello["port"], "/readyz"))[0] == 200, "never for the store's sake"
-            assert (await get(worker.hello["port"], "/healthz"))[0] == 200
+        assert await is_soon(look, 9)
