@@ -42,9 +42,9 @@ from watchbill.state_folder import LOCK, SOCKET
 log = Logger(__name__)
 
 LOG: Final = "server.log"
-ANSWER_SECONDS: Final = 30.0
-"""Seconds for which a server may be silent at its start. One that says it is loading its data is given as long as it
-needs."""
+ANSWER_SECONDS: Final = 120.0
+"""Seconds for which a server may be silent at its start, as on a machine that gives it little time. One that says it is
+loading its data is given as long as it needs."""
 STOP_SECONDS: Final = 5
 """From TERM to KILL."""
 POLL_SECONDS: Final = 0.01

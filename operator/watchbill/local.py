@@ -19,6 +19,7 @@ from watchbill import background, names
 from watchbill.agents import AgentLoader, tool_servers
 from watchbill.api import Crew, Heartbeat, parse
 from watchbill.client import Client, Result
+from watchbill.clock import Patience
 from watchbill.connection import Store, outages
 from watchbill.connection.url import Target
 from watchbill.embedded import EmbeddedStore
@@ -281,7 +282,7 @@ class LocalCrews:
     async def delivered(self, seconds: float) -> bool:
         """Returns whether all that is due to be delivered has been; waits for it, but no longer than that."""
         try:
-            async with asyncio.timeout(seconds):
+            async with Patience(seconds):
                 for queue in self._queues.values():
                     while await deliveries.due(queue.client, queue.keys):  # noqa: ASYNC110 - others send it
                         await asyncio.sleep(_POLL_SECONDS)

@@ -97,7 +97,7 @@ def _platform_name() -> str:
 def _version(binary: str) -> tuple[int, ...]:
     """Returns the version, as in `Redis server v=7.0.15 sha=…`; empty where the binary doesn't say."""
     try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     number = re.search(r"v=(\d+)\.(\d+)\.(\d+)", said)

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from watchbill.client import Client
 
 _LOOK_SECONDS: Final = 0.25
-_READ_SECONDS: Final = 1.0
-"""Seconds for which results that were just written are kept, for those who wait for them."""
+_READ_SECONDS: Final = 3.0
+"""Seconds for which results that were just written are kept, for those who wait for them: who isn't told looks every
+two."""
 
 
 async def drained(client: Client, crews: list[str], timeout: float | None, *, running_only: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from watchbill import api
 from watchbill.api import Heartbeat
 from watchbill.api.conditions import Reason
+from watchbill.clock import Patience
 from watchbill.controller.memory import CrewMemory
 from watchbill.errors import InvalidInput, NewerRecord
 from watchbill.names import CrewKeys
@@ -135,5 +135,5 @@ def _read(seen: Object) -> Heartbeat:
 
 
 async def _bounded(work: Awaitable[T]) -> T:
-    async with asyncio.timeout(SCHEDULER_SECONDS):
+    async with Patience(SCHEDULER_SECONDS):
         return await work
