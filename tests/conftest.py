@@ -140,8 +140,8 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture
 async def redis_client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
-    """A client of the session's Redis, with text answers."""
-    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+    """A client of the session's Redis, with text answers. It has no time limit of its own: a test may stand still."""
+    async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True, socket_timeout=None) as client:
         yield client
 
 

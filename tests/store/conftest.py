@@ -38,7 +38,8 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[redis.asyncio.
 
         made: redis.asyncio.Redis = fakeredis.FakeAsyncRedis()
     else:
-        made = redis.asyncio.Redis.from_url(request.getfixturevalue("redis_url"), decode_responses=True)
+        url = request.getfixturevalue("redis_url")
+        made = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=None)
     async with made:
         yield made
 
@@ -77,7 +78,7 @@ async def connect() -> AsyncIterator[Callable[[str], redis.asyncio.Redis]]:
     clients: list[redis.asyncio.Redis] = []
 
     def to(url: str) -> redis.asyncio.Redis:
-        clients.append(redis.asyncio.Redis.from_url(url, decode_responses=True))
+        clients.append(redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=None))
         return clients[-1]
 
     yield to

@@ -73,7 +73,7 @@ async def make_crew(redis_url: str, tmp_path: Path) -> AsyncIterator[workshop.Ma
     finally:
         for crew in crews:
             crew.kill()
-        async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
+        async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True, socket_timeout=None) as client:
             for crew in crews:
                 with suppress(redis.exceptions.RedisError):
                     if left := await client.keys(crew.keys.prefix + "*"):
