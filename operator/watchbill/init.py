@@ -53,6 +53,8 @@ _WRITERS: Final = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 """Files that hold back what is written to them; the outer ones first."""
 _FLUSH_SECONDS: Final = 10.0
 """The time to write what files hold back, while other threads may hold files. By themselves readers may be slow."""
+_FORCES: Final = "watchbill end"
+"""The name of `force`'s thread."""
 _leaves_with: list[int] = []
 """The exit code, once the process leaves."""
 
@@ -114,7 +116,7 @@ def force(seconds: float, end: Callable[[], object]) -> Callable[[], None]:
         ended.set()
         thread.join()
 
-    thread = threading.Thread(target=wait, daemon=True, name="watchbill end")
+    thread = threading.Thread(target=wait, daemon=True, name=_FORCES)
     thread.start()
     return call_off
 
@@ -131,7 +133,8 @@ def _skip_the_rest() -> None:
     for code in _leaves_with:
         gc.unfreeze()
         files = [one for one in gc.get_objects() if type(one) in _WRITERS]
-        if threading.active_count() > 1:  # an agent's thread may write for ever, and hold its file
+        # An agent's thread may write for ever, and hold its file. Ours doesn't, and counts better.
+        if any(one.name != _FORCES for one in threading.enumerate() if one is not threading.main_thread()):
             faulthandler.dump_traceback_later(_FLUSH_SECONDS, exit=True, file=2)
         for file in sorted(files, key=lambda one: _WRITERS.index(type(one))):
             with suppress(OSError, ValueError):  # nobody reads it, or it is closed

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from select import select
 from typing import IO, Any
 
 import pytest
@@ -17,6 +18,7 @@ from test_worker_first_instant import environment
 from workshop import Make
 
 from waiting import until
+from watchbill.init import _FLUSH_SECONDS
 from watchbill.records import AgentDefinition
 from watchbill.worker.__main__ import _ORDERLY_SECONDS
 
@@ -115,6 +117,41 @@ async def test_a_worker_that_gets_no_time_at_its_end_takes_it_later(make_crew: M
         finally:
             process.kill()
     assert written.read_text() == "text"
+
+
+FULL = """
+class Agent:
+    async def run(self, context):
+        global file
+        file = open("PIPE", "w", buffering=2**20)
+        file.write("x" * 2**19)
+        return "done"
+"""
+
+
+async def test_a_worker_that_gets_no_time_while_it_writes_goes_on_later(make_crew: Make, tmp_path: Path) -> None:
+    """As long as a file of an agent's thread may take, and longer."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    (tmp_path / "parts.py").write_text(FULL.replace("PIPE", str(pipe)))
+    crew = await make_crew([AgentDefinition(agent_id="a", agent_class="parts:Agent")])
+    given = {"WATCHBILL_REDIS_URL": crew.url, "WATCHBILL_CREW": crew.name, "WATCHBILL_FOLDERS": str(tmp_path)}
+    with (
+        open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)) as reader,
+        subprocess.Popen([sys.executable, "-P", "-m", "watchbill.worker"], env=environment(**given)) as process,
+    ):
+        try:
+            await crew.submit("t", "a")
+            assert (await crew.results(["t"], 60))[0].output == "done"
+            process.send_signal(signal.SIGTERM)
+            await until(lambda: select([reader], [], [], 0)[0], what="that it writes")
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(_FLUSH_SECONDS + 1)
+            process.send_signal(signal.SIGCONT)
+            os.set_blocking(reader.fileno(), True)
+            assert await asyncio.to_thread(reader.read) == "x" * 2**19
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def test_a_command_that_runs_agents_ends_so_too(tmp_path: Path) -> None:
