@@ -172,7 +172,7 @@ class PrivateRedis:
         command = local_server.server_command(local_server.find_server(), self.folder, self.socket, fsync="no")
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while await local_server.ping(self.socket) != b"+PONG":
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.folder / "server.log").read_text())

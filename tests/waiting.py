@@ -19,7 +19,7 @@ async def is_soon(call: Callable[[], Awaitable[Any]], seconds: float, tries: int
     return False
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this") -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 180.0, what: str = "this") -> Any:
     """Returns the answer of `condition` (sync or async) once that is true. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -95,7 +95,7 @@ async def test_all_kinds_of_trouble_happen_and_what_arrives_is_what_was_sent(tmp
         await asyncio.sleep(1.3)  # stalls that had begun end
         assert await asyncio.gather(*(_ask(port) for _ in range(5))) == ["lasted"] * 5
         proxy.stdin.close()
-        assert await asyncio.wait_for(proxy.wait(), 60) == 0
+        assert await asyncio.wait_for(proxy.wait(), 180) == 0
     finally:
         if proxy.returncode is None:
             proxy.kill()

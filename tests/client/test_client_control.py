@@ -21,7 +21,7 @@ from watchbill.tasks import RunState, TaskState
 
 async def test_a_waiting_task_that_is_cancelled_wakes_who_waits_for_it(crew: Crew, client: Client) -> None:
     task_id = await client.submit(crew.keys.crew, "x", agent="a")
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=60))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=180))
     assert await client.cancel(crew.keys.crew, task_id, reason="no longer needed")
     result = await waiting
     assert (result.success, result.cancelled, result.error) == (False, True, "cancelled: no longer needed")
@@ -45,9 +45,9 @@ async def test_a_running_task_is_asked_to_stop_and_its_worker_tells_the_end(crew
         assert await client.state(crew.keys.crew, task.id) is TaskState.CANCELLING
     await crew.finish("w", [stopped], "cancelled")
     await crew.finish("w", [completed])
-    result = await client.wait(crew.keys.crew, "t1", timeout=60)
+    result = await client.wait(crew.keys.crew, "t1", timeout=180)
     assert (result.cancelled, result.error) == (True, "cancelled: too slow")
-    result = await client.wait(crew.keys.crew, "t2", timeout=60)
+    result = await client.wait(crew.keys.crew, "t2", timeout=180)
     assert (result.success, result.cancelled) == (True, False)
     with pytest.raises(Conflict, match="it is completed"):
         await client.cancel(crew.keys.crew, "t2")
@@ -61,7 +61,7 @@ async def test_a_cancelled_run_is_told_as_such_with_its_steps(crew: Crew, client
     skipped: Any = await client.result(crew.keys.crew, "r1/c")
     assert (skipped.error, skipped.success) == ("skipped: the run was cancelled", False)
     await crew.finish("w", [first])
-    run: Any = await client.wait(crew.keys.crew, "r1", timeout=60)
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=180)
     assert (run.status, run.cancelled, run.success) == (RunState.CANCELLED, True, False)
     assert run.error == "b: cancelled: enough"
     assert run.steps["b"].cancelled
@@ -75,7 +75,7 @@ async def test_a_run_none_of_whose_steps_was_cancelled_says_why_it_has_no_output
     tasks = await crew.take("w")
     await client.cancel(crew.keys.crew, "r1")
     await crew.finish("w", tasks)
-    run: Any = await client.wait(crew.keys.crew, "r1", timeout=60)
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=180)
     assert (run.cancelled, run.error, run.skipped) == (True, "cancelled", ("b",))
     assert flow.outcome((await client.status(crew.keys.crew, "r1")).steps, cancelling=True) is run.status
 
@@ -125,7 +125,7 @@ async def test_all_that_is_unfinished_is_cancelled_wherever_it_is(crew: Crew, cl
     await crew.submit(*(f"t{n}" for n in range(600)))
     for n in range(20):
         await crew.run(f"r{n}", library(*"abc", max_parallel_tasks=2))
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t599", timeout=60))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t599", timeout=180))
 
     done = await client.cancel_all(crew.keys.crew, reason="a mistake")
     assert done == CancelledAll(cancelled=605 + 20, cancelling=2)
@@ -206,7 +206,7 @@ async def test_an_interrupted_task_waits_until_it_is_resumed_and_so_does_who_wai
     crew: Crew, client: Client
 ) -> None:
     task_id = await client.submit(crew.keys.crew, "x", agent="a", inputs={"log": "lines"})
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=60))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, task_id, timeout=180))
     assert await client.interrupt(crew.keys.crew, task_id, reason="wait for the figures")
     assert await client.state(crew.keys.crew, task_id) is TaskState.INTERRUPTED
     assert await crew.claim("w") == ()

@@ -62,7 +62,7 @@ async def test_work_goes_from_its_submission_to_its_end(crew: Crew, sync: SyncCl
     ids = await apart(sync.submit_many, name, "a", ["one", "two"])
     assert (await apart(sync.figures, name)).waiting == 2
     assert await apart(sync.cancel, name, ids[1], reason="no")
-    waiting = asyncio.create_task(apart(sync.wait, name, ids[0], timeout=60))
+    waiting = asyncio.create_task(apart(sync.wait, name, ids[0], timeout=180))
     await crew.finish("w", await crew.take("w"))
     assert (await waiting).success
     assert (await apart(sync.result, name, ids[1])).cancelled
@@ -80,7 +80,7 @@ async def test_errors_are_raised_where_they_are_asked_for(crew: Crew, sync: Sync
         await apart(list, sync.dead_letters("nobody"))
     task_id = await apart(sync.submit, crew.keys.crew, "x", agent="a")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(apart(sync.wait, crew.keys.crew, task_id, timeout=0.1), 60)
+        await asyncio.wait_for(apart(sync.wait, crew.keys.crew, task_id, timeout=0.1), 180)
     with SyncClient("unix:///nowhere/at/all") as lost, pytest.raises(StoreUnavailable):
         await apart(lost.crews)
 
@@ -114,7 +114,7 @@ async def test_many_threads_use_one_client_from_its_first_call_on(crew: Crew, sy
     together = threading.Barrier(16)
 
     def submit(number: int) -> str:
-        together.wait(60)
+        together.wait(180)
         return sync.submit(crew.keys.crew, "x", agent="a", id=f"t{number}")
 
     with ThreadPoolExecutor(16) as pool:

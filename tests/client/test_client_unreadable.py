@@ -35,7 +35,7 @@ async def test_a_result_that_cannot_be_read_is_a_result_that_says_so(crew: Crew,
     await crew.submit("t1")
     await crew.finish("w", await crew.take("w"))
     await _put(crew, crew.keys.task("t1"), "result", DAMAGED[what])
-    for result in (await client.result(crew.keys.crew, "t1"), await client.wait(crew.keys.crew, "t1", timeout=60)):
+    for result in (await client.result(crew.keys.crew, "t1"), await client.wait(crew.keys.crew, "t1", timeout=180)):
         assert result is not None
         assert not result.success
         assert not result.cancelled
@@ -50,7 +50,7 @@ async def test_a_run_with_a_step_that_cannot_be_read_has_no_success(crew: Crew, 
     for number in (1, 2):
         await crew.finish("w", await crew.take("w", number), output="fine")
     await _put(crew, crew.keys.run_results("r1"), "b", DAMAGED[what])
-    run: Any = await client.wait(crew.keys.crew, "r1", timeout=60)
+    run: Any = await client.wait(crew.keys.crew, "r1", timeout=180)
     assert (run.success, run.output, run.steps["a"].output) == (False, None, "fine")
     assert "b: its result in the store can't be read" in run.error
     step: Any = await client.result(crew.keys.crew, "r1/b")
@@ -91,7 +91,7 @@ async def test_a_definition_that_the_store_has_lost_is_told_and_can_be_given_aga
     later = library("a", "b", description="mended")
     await definitions.apply(crew.client, crew.keys, later)
     await crew.client.delete(crew.keys.definition(later.digest()))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         with pytest.raises(NewerRecord, match="has lost the definition of crew"):
             await client.replay(crew.keys.crew, everything=True)
         with pytest.raises(NewerRecord, match="has lost the definition of crew"):
@@ -122,7 +122,7 @@ async def test_a_damaged_dead_letter_hides_none_of_the_others(crew: Crew, client
 async def test_who_waits_believes_the_store_and_no_message(crew: Crew, client: Client) -> None:
     """Forged results and rubbish on the channel of a client that waits are a reason to look, and nothing else."""
     await crew.submit("t1")
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=60))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=180))
     channel: str = await until(lambda: crew.client.hget(crew.keys.task("t1"), "reply"))
     forged = b'{"task_id":"t1","agent_name":"a","success":true,"output":"FORGED"}'
     looks = int((await crew.client.info("commandstats"))["cmdstat_hmget"]["calls"])

@@ -61,7 +61,7 @@ async def test_everyone_who_waits_is_told_at_once_whoever_submitted_it(
             await until(partial(_waiters, crew, key))
         assert await client.cancel(crew.keys.crew, "r1")
         await crew.finish("w", await crew.take("w"))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             assert [result.success for result in await asyncio.gather(*waiting)] == [True, False] * 2
 
 
@@ -84,7 +84,7 @@ async def test_running_again_what_has_ended_gives_its_result_at_once(
     monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 3600.0)
     await client.submit(crew.keys.crew, "x", agent="a", id="t1")
     await crew.finish("w", await crew.take("w"))
-    assert (await client.run(crew.keys.crew, "x", agent="a", id="t1", timeout=60)).success
+    assert (await client.run(crew.keys.crew, "x", agent="a", id="t1", timeout=180)).success
 
 
 async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
@@ -101,7 +101,7 @@ async def test_waiting_outlasts_a_store_that_goes_as_it_is_to_listen(
         return await really(self, *channels)
 
     monkeypatch.setattr(PubSub, "subscribe", subscribe)
-    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=60))
+    waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=180))
 
     async def has_listened() -> bool:
         return refused == 2 or waiting.done()
@@ -119,7 +119,7 @@ async def test_who_comes_after_a_time_in_which_nobody_could_listen_is_told_at_on
     server = await private_redis()
     async with opened(server.url, crew_name) as crew, Client(server.url) as client:
         await crew.submit("t1", "t2")
-        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=60))
+        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t1", timeout=180))
         await until(partial(channels, crew))
         await crew.client.config_set("requirepass", "changed")
         await crew.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -133,7 +133,7 @@ async def test_who_comes_after_a_time_in_which_nobody_could_listen_is_told_at_on
         await crew.finish("w", [one])
         assert (await waiting).success
         monkeypatch.setattr("watchbill.client.client.POLL_SECONDS", 3600.0)
-        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t2", timeout=60))
+        waiting = asyncio.create_task(client.wait(crew.keys.crew, "t2", timeout=180))
         await until(partial(channels, crew))
         await until(lambda: crew.client.hget(crew.keys.task("t2"), "reply"))
         await crew.finish("w", [two])
@@ -181,7 +181,7 @@ async def test_running_something_is_refused_in_time_although_the_store_does_not_
     async with Client(server.url) as client:
         server.pause()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 with pytest.raises(StoreUnavailable):
                     await client.run("c", "x")
         finally:
@@ -196,7 +196,7 @@ async def test_waiting_gives_up_in_time_although_the_store_does_not_answer(
     async with Client(server.url) as client:
         server.pause()
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(180):
                 with pytest.raises(TimeoutError):
                     await client.wait("c", "t1", timeout=0.2)
         finally:

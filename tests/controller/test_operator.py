@@ -207,7 +207,7 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
     assert 'watchbill_queue_depth{crew="echo",namespace="team",state="waiting"} 1.0\n' in shown
 
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running
     assert not operator.is_ready
 
@@ -231,7 +231,7 @@ async def test_work_starts_workers_though_no_message_tells_of_it(
         await submissions.submit(client, keys, uid, [Submission("t", "a", "{}")], max_queued=9)
     await until(lambda: api_server.replicas() == 1)
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running
 
 
@@ -241,7 +241,7 @@ async def test_an_operator_that_waits_for_the_api_server_can_be_stopped(
     operator = Operator(Settings(), (await private_redis()).url, Scheduler)
     running = asyncio.create_task(operator.run())
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running
 
 
@@ -257,7 +257,7 @@ async def test_a_watch_that_ends_is_started_again_and_what_it_missed_is_found(
     assert REGISTRY.get_sample_value("watchbill_operator_watch_restarts_total") == before + 1
     await until(lambda: api_server.ready() == "AgentsUnchecked")
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running
 
 
@@ -287,7 +287,7 @@ async def test_a_watch_that_hears_nothing_or_is_too_old_is_made_anew_and_loses_n
     await until(lambda: "status" in api_server.objects[f"{CREWS}/after"])
     assert api_server.watches[CREWS] is not standing
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running
 
 
@@ -332,7 +332,7 @@ async def test_nothing_is_swept_after_a_listing_of_several_moments(
         running = asyncio.create_task(operator.run())
         await until_then()
         operator.stop()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await running
 
     await run(lambda: until(lambda: api_server.ready() == "AgentsUnchecked"))

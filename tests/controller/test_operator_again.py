@@ -57,5 +57,5 @@ async def test_nothing_stays_of_a_controller_that_has_ended_and_its_figures_are_
     await until(lambda: shown() == (0, False))
     await until(lambda: former() is None)
     operator.stop()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await running

@@ -33,7 +33,7 @@ async def reconciled(fill: Callable[[WorkQueue[str]], None], count: int, *, work
     fill(queue)
     running = asyncio.create_task(queue.run(reconcile, workers))
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await done.wait()
     finally:
         running.cancel()
@@ -79,7 +79,7 @@ async def test_a_key_that_is_asked_for_while_it_is_reconciled_is_reconciled_agai
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     running = asyncio.create_task(queue.run(reconcile, 1))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await done.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -97,7 +97,7 @@ async def test_the_depth_is_reported_and_ends_at_zero() -> None:
     queue.add("a")
     assert depths[-1] == 2
     running = asyncio.create_task(queue.run(reconcile, 2))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while depths[-1]:
             await asyncio.sleep(0)
     running.cancel()

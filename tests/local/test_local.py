@@ -37,7 +37,7 @@ async def test_a_sequential_crew_runs_from_its_file(place: Place) -> None:
             },
         ]
     )
-    run = await watchbill.client.run(file, "look", inputs={"log": "a\nb"}, timeout=60)
+    run = await watchbill.client.run(file, "look", inputs={"log": "a\nb"}, timeout=180)
     assert isinstance(run, RunResult)
     assert run.success
     assert run.steps["count"].output == {"lines": 2}
@@ -50,7 +50,7 @@ async def test_a_parallel_crew_answers_by_agent(place: Place) -> None:
         executionMode="parallel",
         agents=[{"name": name, "class": "Say", "config": {"suffix": name}} for name in ("a", "b", "c")],
     )
-    run = await watchbill.client.run(str(file), "hi ", timeout=60)
+    run = await watchbill.client.run(str(file), "hi ", timeout=180)
     assert run.output == {"a": "HI a", "b": "HI b", "c": "HI c"}
 
 
@@ -68,7 +68,7 @@ async def test_a_flow_goes_along_its_relations(place: Place) -> None:
             {"source": ["left", "right"], "target": ["join"]},
         ],
     )
-    run = await watchbill.client.run(file, "x", timeout=60)
+    run = await watchbill.client.run(file, "x", timeout=180)
     assert isinstance(run, RunResult)
     assert run.output == "LX+RX"
     order = [line["task"].partition("/")[2] for line in place.notes()]
@@ -77,7 +77,7 @@ async def test_a_flow_goes_along_its_relations(place: Place) -> None:
 
 async def test_one_agent_of_a_crew_can_be_asked_alone(place: Place) -> None:
     file = place.crew(agents=[{"name": "broken", "class": "broken"}, {"name": "say", "class": "Say"}])
-    result = await watchbill.client.run(file, "only you", agent="say", timeout=60)
+    result = await watchbill.client.run(file, "only you", agent="say", timeout=180)
     assert isinstance(result, TaskResult)
     assert (result.success, result.output) == (True, "ONLY YOU")
     assert sum(place.executions().values()) == 1
@@ -93,7 +93,7 @@ async def test_what_could_be_done_of_a_flow_is_a_partial_result(place: Place) ->
         ],
         flowRelations=[{"source": ["broken"], "target": ["behind"]}],
     )
-    run = await watchbill.client.run(file, "x", timeout=60)
+    run = await watchbill.client.run(file, "x", timeout=180)
     assert isinstance(run, RunResult)
     assert run.status is RunState.PARTIAL
     assert not run.success
@@ -123,7 +123,7 @@ async def test_a_run_in_a_store_of_ones_own_leaves_nothing_behind(
     monkeypatch.setattr(EmbeddedStore, "open", classmethod(watched))
     monkeypatch.chdir(place.folder)
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
-    await watchbill.client.run(file, "x", timeout=60)
+    await watchbill.client.run(file, "x", timeout=180)
     assert len(opened) == 1
     assert not opened[0].folder.exists()
     assert not (place.folder / ".watchbill").exists()
@@ -133,7 +133,7 @@ async def test_a_run_in_a_store_of_ones_own_leaves_nothing_behind(
 async def test_a_crew_may_name_its_namespace(place: Place) -> None:
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
     file.write_text(file.read_text().replace('"metadata": {', '"metadata": {"namespace": "team", '))
-    run = await watchbill.client.run(file, "x", timeout=60)
+    run = await watchbill.client.run(file, "x", timeout=180)
     assert isinstance(run, RunResult)
     assert (run.success, run.crew) == (True, "team/crew")
 
@@ -143,7 +143,7 @@ async def test_a_run_that_takes_too_long_is_let_go(place: Place) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await watchbill.client.run(file, "x", timeout=1)
-    assert time.monotonic() - began < 60, "its agent would wait for ever"
+    assert time.monotonic() - began < 180, "its agent would wait for ever"
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

@@ -40,9 +40,9 @@ async def test_local_crews_keep_the_record_and_applies_its_file_again(
     place: Place, redis_url: str, crew_name: str
 ) -> None:
     file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
-    first = await watchbill.client.run(file, "x", redis_url=redis_url, id="one", timeout=60)
+    first = await watchbill.client.run(file, "x", redis_url=redis_url, id="one", timeout=180)
     file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say", "config": {"suffix": "!"}}])
-    second = await watchbill.client.run(file, "x", redis_url=redis_url, id="two", timeout=60)
+    second = await watchbill.client.run(file, "x", redis_url=redis_url, id="two", timeout=180)
     assert (first.output, second.output) == ("X", "X!")
     keys = CrewKeys("default", crew_name)
     async with redis.asyncio.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -57,14 +57,14 @@ async def test_local_crews_keep_the_record_and_applies_its_file_again(
 
 async def test_the_same_id_again_is_answered_and_not_run_again(place: Place, redis_url: str, crew_name: str) -> None:
     file = place.crew(name=crew_name, agents=[{"name": "a", "class": "Say"}])
-    one = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=60)
-    two = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=60)
+    one = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=180)
+    two = await watchbill.client.run(file, "x", redis_url=redis_url, id="same", timeout=180)
     assert one == two
     assert place.executions() == {"same/a": 1}
     others: tuple[dict[str, Any], ...] = ({"prompt": "y"}, {"prompt": "x", "agent": "a"})
     for other in others:
         with pytest.raises(Conflict):
-            await watchbill.client.run(file, **other, redis_url=redis_url, id="same", timeout=60)
+            await watchbill.client.run(file, **other, redis_url=redis_url, id="same", timeout=180)
 
 
 async def test_several_crews_work_in_one_process(place: Place, redis_url: str, crew_name: str) -> None:
@@ -73,7 +73,7 @@ async def test_several_crews_work_in_one_process(place: Place, redis_url: str, c
         made = place.crew(name=crew_name + suffix, agents=[{"name": "a", "class": "Say", "config": {"suffix": suffix}}])
         files.append(made.rename(place.folder / f"crew{suffix}.yaml"))
     async with local.LocalCrews(redis_url, local.load(files), grace_seconds=0), Client(redis_url) as client:
-        outputs = await asyncio.gather(*(client.run(crew_name + s, "hi", timeout=60) for s in ("-x", "-y")))
+        outputs = await asyncio.gather(*(client.run(crew_name + s, "hi", timeout=180) for s in ("-x", "-y")))
     assert [run.output for run in outputs] == ["HI-x", "HI-y"]
 
 
@@ -120,7 +120,7 @@ async def test_work_without_a_store_says_so_soon(place: Place) -> None:
     file = place.crew(agents=[{"name": "a", "class": "Say"}])
     with pytest.raises(StoreUnavailable):
         async with (
-            asyncio.timeout(60),
+            asyncio.timeout(180),
             local.LocalCrews(f"unix://{place.folder}/nothing.sock", local.load([file])),
         ):
             pass
@@ -145,7 +145,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         await until(lambda: place.executions()["r/s2"] or owner.poll() is not None)
         assert owner.poll() is None, log.read_text()
         # an agent begins while its worker tells the store of it
-        async with asyncio.timeout(60), await EmbeddedStore.open(folder) as store, Client(store.url) as client:
+        async with asyncio.timeout(180), await EmbeddedStore.open(folder) as store, Client(store.url) as client:
             while (await client.status("crew", "r")).steps[1].status is not TaskState.RUNNING:
                 await asyncio.sleep(0.01)
     finally:
@@ -161,7 +161,7 @@ async def test_a_run_whose_process_was_killed_goes_on_at_once_in_the_next_one(pl
         states = {step.name: step.status for step in run_status.steps}
         assert states == {"s1": TaskState.COMPLETED, "s2": TaskState.RUNNING, "s3": TaskState.WAITING}
         async with local.LocalCrews(store.url, local.load([file]), grace_seconds=0):
-            run = await client.wait("crew", "r", timeout=60)
+            run = await client.wait("crew", "r", timeout=180)
         assert isinstance(run, RunResult)
         assert run.success
         assert place.executions() == {"r/s1": 1, "r/s2": 2, "r/s3": 1}

@@ -55,7 +55,7 @@ def network(client: Any) -> RedisStream:
 async def take(network: RedisStream, name: str, count: int, group: str = "agents", consumer: str = "a") -> list[Any]:
     """The data of the next messages, which are all acknowledged."""
     found: list[Any] = []
-    async with asyncio.timeout(60), contextlib.aclosing(network.consume_messages(name, group, consumer)) as messages:
+    async with asyncio.timeout(180), contextlib.aclosing(network.consume_messages(name, group, consumer)) as messages:
         async for _, data in messages:
             if len(found) == count:  # the last one of them is acknowledged by now
                 break
@@ -82,7 +82,7 @@ async def test_a_group_gets_all_from_the_beginning_with_ids_and_what_was_publish
     second = await network.publish_message(name, {"n": 2})
 
     found = []
-    async with asyncio.timeout(60), contextlib.aclosing(network.consume_messages(name, "agents", "a")) as messages:
+    async with asyncio.timeout(180), contextlib.aclosing(network.consume_messages(name, "agents", "a")) as messages:
         async for told in messages:
             found.append(told)
             if len(found) == 2:
@@ -112,7 +112,7 @@ async def test_one_group_for_all_is_a_work_queue(network: RedisStream, client: A
     working = [asyncio.create_task(work(agent)) for agent in found]
     for n in range(40):
         await network.publish_message(name, {"n": n})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while sum(map(len, found.values())) < 40 or await pending(client, name):
             await asyncio.sleep(0.01)
     for task in working:
@@ -182,7 +182,7 @@ async def test_a_message_whose_body_did_not_end_is_given_to_the_next_consumer_at
 ) -> None:
     await network.create_consumer_group(name, "agents")
     added = await network.publish_message(name, {"n": 1})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await body(network.consume_messages(name, "agents", "a"))
 
         async with contextlib.aclosing(network.consume_messages(name, "agents", "b")) as messages:
@@ -339,7 +339,7 @@ async def test_a_consumer_that_is_cancelled_while_the_server_stands_still_ends_a
         await begun.wait()
         server.pause()
         task.cancel()
-        done, _ = await asyncio.wait([task], timeout=60)
+        done, _ = await asyncio.wait([task], timeout=180)
         server.resume()
         assert done == {task}
         assert task.cancelled()

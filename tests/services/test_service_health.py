@@ -92,7 +92,7 @@ async def test_a_service_that_waits_for_its_store_obeys_sigterm(tmp_path: Path) 
         line = await asyncio.to_thread(process.stderr.readline)
         assert "waiting for the store" in line
         process.send_signal(signal.SIGTERM)
-        _, rest = await asyncio.to_thread(process.communicate, timeout=60)
+        _, rest = await asyncio.to_thread(process.communicate, timeout=180)
         assert (process.returncode, "Traceback" in rest) == (0, False), rest
     finally:
         process.kill()

@@ -35,7 +35,7 @@ class Opened:
     def end(self, how: signal.Signals) -> None:
         """To the whole process group, as terminals and supervisors do."""
         os.killpg(self.process.pid, how)
-        self.process.wait(60)
+        self.process.wait(180)
 
 
 class Children:
@@ -83,7 +83,7 @@ def ps(pid: int, field: str) -> str:
     return said.stdout.strip() or "nothing"
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         met = condition()

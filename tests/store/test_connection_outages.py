@@ -36,7 +36,7 @@ async def test_a_killed_server_comes_back_with_all_that_was_acknowledged(
         finishing = asyncio.create_task(outages.persist(lambda: crew.queue.finish("w", [done]), on_wait=waited.append))
         await until(lambda: _true(waited))
         await server.restart()
-        outcomes, _ = await asyncio.wait_for(finishing, 60)
+        outcomes, _ = await asyncio.wait_for(finishing, 180)
         assert outcomes == ["applied"]
         assert [t.id for t in await crew.take("w", 2)] == ["t2"]
 

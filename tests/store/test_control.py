@@ -234,7 +234,7 @@ async def test_workers_are_told_at_once(crew: Crew) -> None:
         await ask_to_interrupt(crew, "t2")
         heard: list[str] = []
         while len(heard) < 2:
-            if message := await listening.get_message(timeout=60):
+            if message := await listening.get_message(timeout=180):
                 heard.append(message["data"])
     assert heard == ["cancel\x1ft1", "interrupt\x1ft2"]
 

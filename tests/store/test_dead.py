@@ -116,7 +116,7 @@ async def test_a_full_queue_takes_no_letter(crew: Crew) -> None:
 async def test_a_queue_without_any_room_takes_no_letter_either(crew: Crew) -> None:
     await _kill(crew, "t1")
     with pytest.raises(QueueFull):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await dead.replay(crew.client, crew.keys, crew.uid, await _letters(crew), max_queued=0)
 
 
@@ -254,7 +254,7 @@ async def test_a_run_that_took_up_another_definition_leaves_the_one_that_it_had_
     await definitions.apply(crew.client, crew.keys, first)
     await crew.finish("w", await crew.take("w", 3), definition=first.digest())
     assert (await runs.status(crew.client, crew.keys, "r1")).status is RunState.COMPLETED
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         assert (await definitions.current(crew.client, crew.keys)).definition.digest() == first.digest()
 
 

@@ -31,7 +31,7 @@ async def test_an_attached_process_takes_over_when_the_owner_goes(
         client = connect(store.url)
         await client.set("k", "v")
         owner.end(how)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await took_over.wait()
         assert store.owner
         assert store.url == owner.url
@@ -64,7 +64,7 @@ async def test_one_of_many_takes_over_and_then_the_next(
 async def test_a_closed_attached_store_takes_nothing_over(children: Children, folder: Path) -> None:
     owner = children.open(folder)
     store = await EmbeddedStore.open(folder)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await store.close()
     owner.end(signal.SIGTERM)
     await all_gone(owner.pids)
@@ -104,7 +104,7 @@ async def test_on_owner_may_close_the_store(children: Children, folder: Path) ->
 
     store = await EmbeddedStore.open(folder, on_owner=on_owner)
     owner.end(signal.SIGKILL)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await closed.wait()
     assert lock_is_free(folder)
 

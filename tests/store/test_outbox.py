@@ -95,7 +95,7 @@ async def test_what_is_cancelled_is_there_and_wakes_whoever_starts_workers(crew:
             await control.cancel(crew.client, crew.keys, crew.uid, work, "", 60_000)
         heard = None
         while heard is None or heard["data"] != crew.keys.crew:
-            heard = await listening.get_message(timeout=60)
+            heard = await listening.get_message(timeout=180)
     assert await outbox(crew) == [("task", "t", "cancelled"), ("run", "r", "cancelled")]
 
 

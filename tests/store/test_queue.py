@@ -169,7 +169,7 @@ async def test_arrival_on_an_empty_queue_wakes_whoever_scales_workers(crew: Crew
         await crew.submit("t1")
         heard = None
         while heard != crew.keys.crew:  # other crews of this server wake, too
-            message = await listener.get_message(timeout=60)
+            message = await listener.get_message(timeout=180)
             assert message is not None
             heard = message["data"]
 
@@ -186,7 +186,7 @@ async def test_a_worker_that_has_come_wakes_whoever_scales_workers_once(crew: Cr
         await crew.client.publish(crew.keys.wake, "the end")
         heard: list[str] = []
         while "the end" not in heard:
-            heard.append((await listener.get_message(timeout=60))["data"])
+            heard.append((await listener.get_message(timeout=180))["data"])
     assert heard == [crew.keys.crew, crew.keys.crew, "the end"]
 
 

@@ -196,7 +196,7 @@ async def test_every_client_that_waits_is_told_once(crew: Crew) -> None:
     async with crew.client.pubsub() as listener:
         await listener.subscribe(*clients, crew.keys.reply("three"))
         for _ in range(3):
-            assert await listener.get_message(timeout=60)
+            assert await listener.get_message(timeout=180)
         for channel in (clients[0], clients[0], clients[1]):
             await crew.submit_all(task, max_queued=MANY, reply_to=channel)
         tasks = await crew.take("w")
@@ -206,7 +206,7 @@ async def test_every_client_that_waits_is_told_once(crew: Crew) -> None:
         await crew.client.publish(clients[0], "the end")
         heard: list[Any] = []
         while not heard or heard[-1][1] != "the end":
-            message = await listener.get_message(timeout=60)
+            message = await listener.get_message(timeout=180)
             assert message is not None
             heard.append((message["channel"], message["data"]))
     assert sorted((channel, text.split("\x1f")[0]) for channel, text in heard[:-1]) == [
@@ -221,10 +221,10 @@ async def test_a_client_of_a_crew_with_a_space_in_its_name_is_told(crew: Crew) -
     try:
         async with crew.client.pubsub() as listener:
             await listener.subscribe(keys.reply("one"))
-            assert await listener.get_message(timeout=60)
+            assert await listener.get_message(timeout=180)
             await other.submit_all([Submission("t1", "a", "{}")], max_queued=MANY, reply_to=keys.reply("one"))
             await other.finish("w", await other.take("w"))
-            message = await listener.get_message(timeout=60)
+            message = await listener.get_message(timeout=180)
             assert message is not None
             assert message["data"].split("\x1f")[0] == "t1"
     finally:

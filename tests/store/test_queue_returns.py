@@ -57,9 +57,9 @@ async def test_arrival_of_the_next_due_work_rings_the_bell_and_wakes_whoever_loo
     await crew.submit("t0")
     async with crew.client.pubsub() as listener:
         await listener.subscribe(crew.keys.wake)
-        assert await listener.get_message(timeout=60)
+        assert await listener.get_message(timeout=180)
         await crew.submit("later", due_ms=now + 60_000)
-        message = await listener.get_message(timeout=60)
+        message = await listener.get_message(timeout=180)
         assert message is not None
         assert message["data"] == crew.keys.crew
     assert await crew.client.llen(crew.keys.bell) == 1

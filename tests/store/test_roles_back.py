@@ -118,7 +118,7 @@ async def test_a_definition_that_could_not_be_read_is_read_again(crew: Crew) -> 
         await until(lambda: clock.sleepers, what="it waits")
         await crew.client.hset(crew.keys.meta, "def", digest)
         clock.advance(redefined.AGAIN_SECONDS)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             await parked.wait()
         assert list(feeds.agents) == ["bob"]
     finally:

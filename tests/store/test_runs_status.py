@@ -43,7 +43,7 @@ async def test_a_run_ends_once_and_tells_its_clients_once(crew: Crew) -> None:
     channel = crew.keys.reply("me")
     async with crew.client.pubsub() as listener:
         await listener.subscribe(channel)
-        assert await listener.get_message(timeout=60)
+        assert await listener.get_message(timeout=180)
         submission = run_submission("r1", crew.definition)
         for _ in range(2):
             await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY, reply_to=channel)
@@ -53,7 +53,7 @@ async def test_a_run_ends_once_and_tells_its_clients_once(crew: Crew) -> None:
         await crew.client.publish(channel, "the end")
         heard: list[Any] = []
         while not heard or heard[-1] != "the end":
-            message = await listener.get_message(timeout=60)
+            message = await listener.get_message(timeout=180)
             assert message is not None
             heard.append(message["data"])
     assert heard == ["r1", "the end"]

@@ -54,7 +54,7 @@ def redis7() -> Path | None:
         link.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             link.symlink_to(path)
-        said = subprocess.run([link, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
+        said = subprocess.run([link, "--version"], capture_output=True, text=True, check=False, timeout=180).stdout
         if re.search(r"v=7\.0\.", said):
             return link
     return None
@@ -342,7 +342,7 @@ async def migrate_slot(store: Store, key: str, to: Server) -> None:
     source, slot = store.home(key), key_slot(key.encode())
     target = await _call(to, "CLUSTER", "MYID")
     await _call(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not any(first <= slot <= last for first, last in await asyncio.to_thread(store.slots, to)):
         assert time.monotonic() < deadline, await _call(source, "CLUSTER", "GETSLOTMIGRATIONS")
         await asyncio.sleep(0.02)
@@ -359,7 +359,7 @@ def _raw(server: Server, *command: Any) -> Any:
         return client.execute_command(*command)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0, what: str = "this", *, every: float = 0.02) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 180.0, what: str = "this", *, every: float = 0.02) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} never came"

@@ -89,7 +89,7 @@ async def test_a_result_comes_by_message(
     crew = await crew_in(store, {"a": "Brief"})
     await crew.worker()
     for _ in range(5):
-        result = await crew.client.run(crew.name, "now", agent="a", timeout=60)
+        result = await crew.client.run(crew.name, "now", agent="a", timeout=180)
         assert result.success
 
 
@@ -97,7 +97,7 @@ async def test_an_idle_worker_hears_the_bell(store: servers.Store, crew_in: Crew
     crew = await crew_in(store, {"a": "Brief"}, lease_seconds=3600)
     await crew.worker(only_rung=True)
     for _ in range(5):
-        result = await crew.client.run(crew.name, "now", agent="a", timeout=60)
+        result = await crew.client.run(crew.name, "now", agent="a", timeout=180)
         assert result.success
 
 
@@ -128,14 +128,14 @@ async def test_a_run_of_several_steps_and_what_is_told_of_it(
     crew = await crew_in(store, dict.fromkeys(names, "Gate"), mode=mode)
     crew.open()
     await crew.worker()
-    run = await crew.client.run(crew.name, "do it", id="r", timeout=60)
+    run = await crew.client.run(crew.name, "do it", id="r", timeout=180)
     assert run.status is RunState.COMPLETED
     assert [str(run.steps[name].output).split("\n")[0] for name in names] == [f"{name}: do it" for name in names]
     status = await crew.client.status(crew.name, "r")
     assert [step.status.value for step in status.steps] == ["completed"] * 3
     assert crew.executions() == {f"r/{name}": 1 for name in names}
     followed = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         async for _, event in crew.client.follow(crew.name, run="r"):
             followed.append(event)
             if event.new_state in RUN_TERMINAL:
@@ -241,7 +241,7 @@ async def test_a_worker_that_is_asked_to_stop_hands_back(store: servers.Store, c
     await worker.drain()
     crew.open()
     await crew.worker()
-    assert (await crew.result("t", timeout=60)).attempt == 1
+    assert (await crew.result("t", timeout=180)).attempt == 1
 
 
 async def test_a_worker_process_as_it_runs_in_a_pod(store: servers.Store, crew_in: CrewIn) -> None:
@@ -254,7 +254,7 @@ async def test_a_worker_process_as_it_runs_in_a_pod(store: servers.Store, crew_i
     with (crew.folder / "stderr").open("w") as err:
         process = forks.start(["-m", "watchbill.worker"], stdout=err, stderr=err, env=os.environ | environment)
     try:
-        result = await crew.client.run(crew.name, "now", agent="a", timeout=60)
+        result = await crew.client.run(crew.name, "now", agent="a", timeout=180)
         assert result.success
         process.terminate()
         code = await asyncio.to_thread(process.wait, 60)
@@ -334,6 +334,6 @@ async def test_one_client_hears_of_many_crews(store: servers.Store, crew_in: Cre
         await crew.worker()
     async with Client(store.url) as client:
         results = await asyncio.gather(
-            *(client.run(crew.name, "now", agent="a", timeout=60) for crew in crews for _ in range(5))
+            *(client.run(crew.name, "now", agent="a", timeout=180) for crew in crews for _ in range(5))
         )
     assert all(result.success for result in results)

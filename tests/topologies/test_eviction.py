@@ -74,7 +74,7 @@ async def test_a_worker_says_once_at_its_start_what_a_policy_deletes_and_what_to
     crew = await crew_in(store, {"a": "Brief"})
     worker = await crew.worker()
     await until(lambda: "allkeys-random" in worker.log, what="the warning")
-    assert (await crew.client.run(crew.name, "0", agent="a", timeout=60)).success
+    assert (await crew.client.run(crew.name, "0", agent="a", timeout=180)).success
     await worker.drain()
     (line,) = [line for line in worker.log.splitlines() if "maxmemory-policy" in line]
     assert line.startswith("WARNING watchbill.store: ")
@@ -101,6 +101,6 @@ async def test_a_worker_says_once_at_its_start_what_a_policy_deletes_and_what_to
 async def test_nothing_is_said_of_a_store_that_keeps_what_it_has(store_named: Fresh, crew_in: CrewIn) -> None:
     crew = await crew_in(store_named("valkey-standalone"), {"a": "Brief"})
     worker = await crew.worker()
-    assert (await crew.client.run(crew.name, "0", agent="a", timeout=60)).success
+    assert (await crew.client.run(crew.name, "0", agent="a", timeout=180)).success
     await worker.drain()
     assert "maxmemory" not in worker.log

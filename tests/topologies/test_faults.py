@@ -58,7 +58,7 @@ class Load:
             submitting.cancel()
             await asyncio.gather(submitting, return_exceptions=True)
 
-    async def grows(self, by: int = 30, seconds: float = 60) -> None:
+    async def grows(self, by: int = 30, seconds: float = 180.0) -> None:
         """Until so many more were acknowledged, and done."""
         goal = len(self.acknowledged) + by
         await until(lambda: len(self.acknowledged) >= goal, seconds, "more acknowledged tasks")
@@ -67,9 +67,9 @@ class Load:
         """Everything acknowledged is done, and once; `twice`: what was done may have been lost, and done again."""
         # the last one may have been stored without us knowing
         tasks = [*self.acknowledged, f"t{len(self.acknowledged)}"]
-        results = await self.crew.results(self.promised, timeout=60)
+        results = await self.crew.results(self.promised, timeout=180)
         assert all(result.success for result in results)
-        await until(self.crew.is_idle, 60, "an idle crew")
+        await until(self.crew.is_idle, 180, "an idle crew")
         ends = await self.crew.ends()
         assert set(ends.values()) == {1}
         assert {task for task, _ in ends} - set(tasks) == set()
@@ -136,7 +136,7 @@ async def test_a_sentinel_that_is_away_is_passed_over(fresh_store: Fresh, crew_i
     try:
         crew = await crew_in(store, {"a": "Brief"})
         await crew.worker()
-        assert (await crew.client.run(crew.name, "now", agent="a", timeout=60)).success
+        assert (await crew.client.run(crew.name, "now", agent="a", timeout=180)).success
     finally:
         store.sentinels[1].resume()
     assert time.monotonic() - began < 100
@@ -230,7 +230,7 @@ async def test_a_client_finds_the_cluster_when_the_first_node_of_its_url_is_away
     async with Client(store.url) as client:
         await until(lambda: _submits(client, living.name), what="a submission")
     await living.worker()
-    assert (await living.result("t", timeout=60)).success
+    assert (await living.result("t", timeout=180)).success
 
 
 async def _submits(client: Client, crew: str) -> bool:

@@ -21,7 +21,7 @@ SOON = 0.02
 
 async def test_messages_are_given_given_again_and_given_up(store: servers.Store) -> None:
     name = uuid.uuid4().hex
-    async with connection.connected(store.url) as client, asyncio.timeout(60):
+    async with connection.connected(store.url) as client, asyncio.timeout(180):
         network = Network(client=client, retry_after=SOON, max_deliveries=2)
         await network.create_consumer_group(name, "streams")  # the word before the keys in XREADGROUP
         added = [await network.publish_message(name, {"n": [n]}) for n in range(2)]

@@ -83,7 +83,7 @@ async def test_a_claim_that_was_lost_is_made_again_and_the_first_has_no_result(r
     await rewind.fail_over()
     await asyncio.sleep(0.5)
     crew.open()
-    first, t = await crew.results(["first", "t"], timeout=60)
+    first, t = await crew.results(["first", "t"], timeout=180)
     assert first.success
     assert t.success
     assert await crew.ends() == {("t", "completed"): 1, ("first", "completed"): 1}
@@ -99,7 +99,7 @@ async def test_a_worker_that_came_since_goes_on(rewind: Rewind, crew_in: CrewIn)
     await crew.started("t")
     await rewind.fail_over()
     crew.open()
-    assert (await crew.result("t", timeout=60)).success
+    assert (await crew.result("t", timeout=180)).success
     assert worker.lives
     await until(crew.is_idle)
     with pytest.raises(redis.RedisError):

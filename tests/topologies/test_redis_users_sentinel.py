@@ -38,7 +38,7 @@ def has(server: servers.Server, user: str) -> bool:
 
 async def _does(crew: Any, name: str) -> bool:
     try:
-        return bool((await crew.client.run(name, "now", agent="a", timeout=60)).success)
+        return bool((await crew.client.run(name, "now", agent="a", timeout=180)).success)
     except StoreUnavailable:  # the Sentinel that was asked has not heard of the new master yet
         return False
 
@@ -64,7 +64,7 @@ async def test_a_crews_user_outlives_its_master_and_reaches_servers_that_come_ba
         confined = await crew.through(url)
         try:
             worker = await confined.worker()
-            assert (await confined.client.run(crew.name, "now", agent="a", timeout=60)).success
+            assert (await confined.client.run(crew.name, "now", agent="a", timeout=180)).success
 
             former = store.master
             former.kill()

@@ -34,7 +34,7 @@ async def test_a_service_takes_tasks_from_its_stream_and_publishes_each_result_o
         for name in ids[:10]:
             await redis_client.xadd(tasks, {"task_id": name, "agent_name": "Echo", "prompt": name})
         await client.submit_tasks([AgentTask(task_id=name, agent_name="Echo", prompt=name) for name in ids[10:]])
-        found = await asyncio.gather(*(client.get_result(name, 60) for name in ids))
+        found = await asyncio.gather(*(client.get_result(name, 180) for name in ids))
         assert [result.output for result in found if result] == ids
     async with connection.connected(store.url) as redis_client:  # the services have published the rest
         entries: Any = await redis_client.xrange(results)

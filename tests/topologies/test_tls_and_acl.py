@@ -74,8 +74,8 @@ async def test_everything_goes_over_tls(
     crew = await crew_in(store, {"a": "SayingGate"}, url=f"{store.url}?ssl_ca_certs={certificates}/ca.crt")
     crew.open()
     worker = await crew.worker()
-    assert (await crew.client.run(crew.name, "now", agent="a", timeout=60)).success
-    assert (await crew.client.run(crew.name, "now", timeout=60)).success
+    assert (await crew.client.run(crew.name, "now", agent="a", timeout=180)).success
+    assert (await crew.client.run(crew.name, "now", timeout=180)).success
     await worker.drain()
 
 
@@ -196,7 +196,7 @@ async def test_a_worker_that_lacks_a_right_ends_and_says_which(fresh_store: Fres
     rights = documented_rights()["watchbill"].split()
     store.master.ask("ACL", "SETUSER", "poor", "on", ">hunter2", *rights, "-zadd")
     worker = await crew.worker(url=store.url.replace("://", "://poor:hunter2@"), doomed=True)
-    await worker.ended(20)
+    await worker.ended()
     assert worker.process.returncode != 0
     assert "docs/redis.md" in worker.log
     assert "hunter2" not in worker.log

@@ -34,7 +34,7 @@ async def refused(crew: Crew, says: str) -> bool:
 async def ends_well(crew: Crew, *ids: str) -> None:
     await until(lambda: _submits(crew, "after"), what="a submission")
     crew.open()
-    results = await crew.results([*ids, "after"], timeout=60)
+    results = await crew.results([*ids, "after"], timeout=180)
     assert all(result.success for result in results)
     assert set((await crew.ends()).values()) == {1}
     assert all(process.lives for process in crew.processes)

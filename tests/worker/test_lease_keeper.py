@@ -42,7 +42,7 @@ class LateBadNews(Queue):
             return super().renew(client, incarnation, lease_ms, description)
         except Fenced:
             self.on_its_way.set()
-            self.arrives.wait(60)
+            self.arrives.wait(180)
             raise
 
 
@@ -108,7 +108,7 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_lease(make_crew: 
     try:
         await asyncio.sleep(2 * LEASE_MS / 1000)
         await until(lambda: is_alive(crew, "w"), what="a renewal")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         with redis.Redis.from_url(crew.url) as store:  # asked while the loop stands still
             while float(store.zscore(crew.keys.leases, "w")) > store.time()[0] * 1000:
                 assert time.monotonic() < deadline, "the lease never ended"
@@ -123,7 +123,7 @@ async def test_it_ends_though_agents_have_filled_the_event_loops_threads(make_cr
     loop = asyncio.get_running_loop()
     calls = [loop.run_in_executor(None, free.wait, 600) for _ in range(64)]
     try:
-        async with asyncio.timeout(60), leased(crew):
+        async with asyncio.timeout(180), leased(crew):
             pass
         assert not any(thread.name == "watchbill-lease" for thread in threading.enumerate())
     finally:
@@ -158,7 +158,7 @@ def blamed(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def stand_still(caplog: pytest.LogCaptureFixture, *, until_blamed: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(blamed(caplog)) < until_blamed and time.monotonic() < deadline:
         threading.Event().wait(0.1)
 

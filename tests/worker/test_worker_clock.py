@@ -100,7 +100,7 @@ async def test_times_and_pauses_of_tasks_are_right(make_crew: Make, wrong: tuple
     assert 0 <= metrics["watchbill_task_wait_seconds_sum",] < 10 * SLACK, "of ten tasks"
     assert metrics["watchbill_workers",] == 1
     crew.open()
-    run = await crew.client.run(crew.name, "fine:0", timeout=60)
+    run = await crew.client.run(crew.name, "fine:0", timeout=180)
     assert isinstance(run, RunResult)
     assert run.finished_at is not None
     assert abs(run.finished_at.timestamp() - time.time()) < SLACK

@@ -274,7 +274,7 @@ async def test_a_rolling_restart_under_load_loses_nothing_repeats_nothing_and_wa
         await crew.worker(concurrency=5)
         old.signal(signal.SIGTERM)
         assert await old.ended() == 0, old.log
-    results = await crew.results(ids, timeout=60)
+    results = await crew.results(ids, timeout=180)
     assert all(result.success for result in results)
     assert set(crew.executions().values()) == {1}, "nothing that had begun was begun again"
     assert await crew.ends() == Counter({(i, "completed"): 1 for i in ids})

@@ -57,7 +57,7 @@ async def test_slots_that_become_free_are_filled_at_once(make_crew: Make) -> Non
     tasks = [f"t{number}" for number in range(40)]
     for task in tasks:
         await crew.submit(task, "a", "0.01")
-    await crew.results(tasks, timeout=60)
+    await crew.results(tasks, timeout=180)
     assert most_at_once(crew) == 2
 
 
@@ -191,7 +191,7 @@ async def test_a_call_to_the_store_can_be_cancelled_at_any_moment(make_crew: Mak
         for _ in range(moment % 30):
             await asyncio.sleep(0)
         calling.cancel()
-        _, goes_on = await asyncio.wait({calling}, timeout=60)
+        _, goes_on = await asyncio.wait({calling}, timeout=180)
         calling.cancel()
         assert not goes_on, f"it swallowed its cancellation at moment {moment}"
 

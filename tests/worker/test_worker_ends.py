@@ -159,7 +159,7 @@ async def test_what_is_left_when_the_worker_ends_is_ended_where_it_stands(
         del running, one
         began = time.monotonic()
         await room.executor.close()
-        assert time.monotonic() - began < 60, "a thread would go on for an hour"
+        assert time.monotonic() - began < 180, "a thread would go on for an hour"
         assert room.abandoned == 0
         room.crew.open("c")
         (thread,) = [note["thread"] for note in room.crew.notes() if note["task"] == "c"]

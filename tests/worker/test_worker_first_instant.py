@@ -71,7 +71,7 @@ def test_sigterm_ends_it_with_0_whatever_it_imports(command: str, imported: int)
         assert heard == imported, "it ended before"
         process.send_signal(signal.SIGTERM)
         said = process.stderr.read()
-        assert process.wait(60) == 0, said[-2000:]
+        assert process.wait(180) == 0, said[-2000:]
 
 
 def test_sigterm_ends_it_at_once_with_0_while_it_waits_for_a_store_that_is_away() -> None:
@@ -79,7 +79,7 @@ def test_sigterm_ends_it_at_once_with_0_while_it_waits_for_a_store_that_is_away(
         assert process.stderr is not None
         assert any("waiting for the store" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(180) == 0, process.stderr.read()
 
 
 async def test_a_worker_whose_event_loop_an_agent_broke_ends_and_says_what_ran(make_crew: Make) -> None:

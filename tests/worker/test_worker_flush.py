@@ -148,7 +148,7 @@ async def test_what_runs_outlives_a_second_loss_in_the_moment_when_the_crew_is_b
         old = worker._state.incarnation.name
         await crew.redis.flushall()
         await _bring_back(crew)
-        await asyncio.wait_for(lost.wait(), 60)
+        await asyncio.wait_for(lost.wait(), 180)
         await _bring_back(crew)
         crew.open()
         result = await until(lambda: _result(crew, "t1"), what="the result")
@@ -194,7 +194,7 @@ async def _given_up(crew: Crew, disturb: Callable[[], Awaitable[Any]]) -> None:
         await crew.started("t1")
         await disturb()
         with pytest.raises(CrewGone):
-            await asyncio.wait_for(working, 60)
+            await asyncio.wait_for(working, 180)
         assert crew.notes("cancelled")
 
 

@@ -106,7 +106,7 @@ async def test_a_lone_task_waits_for_no_batch_to_fill(make_crew: Make, monkeypat
     await crew.client.submit_many(crew.name, "brief", tasks_of("brief", *(f"b{i}" for i in range(100))))
     await until(crew.is_idle)
     for i in range(20):
-        assert (await crew.client.run(crew.name, "do it", agent="brief", timeout=60)).success
+        assert (await crew.client.run(crew.name, "do it", agent="brief", timeout=180)).success
         await asyncio.sleep(i % 2 / 100)
 
 
@@ -125,7 +125,7 @@ async def test_results_do_not_wait_for_a_call_that_is_on_its_way(
         answer = await really(queue, incarnation, finished, **rest)
         if holds:
             with suppress(TimeoutError):  # its answer comes only after a later call's
-                await asyncio.wait_for(another.wait(), 60)
+                await asyncio.wait_for(another.wait(), 180)
             in_time.append(another.is_set())
         another.set()
         return answer

@@ -40,7 +40,7 @@ async def say(port: int, words: bytes) -> bytes:
     """All that is answered, until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(words)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         try:
             return await reader.read()
         finally:
@@ -114,7 +114,7 @@ async def test_a_worker_is_probed_and_starts_processes_while_somebody_opens_conn
         await crew.submit("t", "a", "pid")
         assert (await crew.result("t")).success
         for sock in half[: -http.CONNECTIONS]:
-            sock.settimeout(60)
+            sock.settimeout(180)
             with suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
     assert "Too many open files" not in worker.log

@@ -74,7 +74,7 @@ async def test_it_ends_with_all_threads_and_handlers_but_takes_no_module_apart(m
             await crew.submit("t", "a")
             assert (await crew.results(["t"], 60))[0].output == "done"
             process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=180)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -113,7 +113,7 @@ async def test_a_worker_that_gets_no_time_at_its_end_takes_it_later(make_crew: M
             await until(lambda: b") T " in Path(f"/proc/{process.pid}/stat").read_bytes(), what="its end")
             await asyncio.sleep(_ORDERLY_SECONDS + 1)
             process.send_signal(signal.SIGCONT)
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         finally:
             process.kill()
     assert written.read_text() == "text"
@@ -149,7 +149,7 @@ async def test_a_worker_that_gets_no_time_while_it_writes_goes_on_later(make_cre
             process.send_signal(signal.SIGCONT)
             os.set_blocking(reader.fileno(), True)
             assert await asyncio.to_thread(reader.read) == "x" * 2**19
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         finally:
             process.kill()
 
@@ -220,7 +220,7 @@ def test_a_command_waits_for_a_slow_reader_of_a_file(run_file: Callable[..., Any
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(12)  # longer than a thread may hold a file
     assert pipe.read() == "x" * 2**19
-    said, problems = process.communicate(timeout=60)
+    said, problems = process.communicate(timeout=180)
     assert (process.returncode, said) == (0, ""), problems
 
 

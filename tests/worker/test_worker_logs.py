@@ -33,7 +33,7 @@ def worker(crew: Crew, **settings: str) -> Iterator[Path]:
         try:
             yield log
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
         finally:
             process.kill()
             process.wait()

@@ -102,7 +102,7 @@ async def test_a_thousand_malformed_entries_hold_up_none_of_a_thousand_tasks(mak
             for kind, fields in itertools.islice(rubbish, 20 * BAD // GOOD):
                 stream = chance.choice(crew.keys.streams)
                 written[stream[-1:].encode(), await raw.xadd(stream, fields)] = kind, fields
-        results = await crew.results([f"t{n}" for n in range(GOOD)], timeout=60)
+        results = await crew.results([f"t{n}" for n in range(GOOD)], timeout=180)
         await until(all_buried, what="the last dead letter")
         letters = {(f[b"class"], f[b"entry"]): f for _, f in await raw.xrange(crew.keys.dead)}
         assert await raw.xlen(crew.keys.dead) == len(letters)

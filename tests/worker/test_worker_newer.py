@@ -42,7 +42,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
     late = await crew.worker(doomed=True)
     later = await crew.worker(doomed=True)
     for starting in (late, later):
-        await until(lambda p=starting: "waiting until the crew can be read" in p.log, 60)  # type: ignore[misc]
+        await until(lambda p=starting: "waiting until the crew can be read" in p.log, 180)  # type: ignore[misc]
     await later.drain()
     await crew.client.undrain(crew.name, name)
 

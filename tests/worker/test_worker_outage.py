@@ -52,7 +52,7 @@ class Outage:
         """The store is back: everything is done, once, by those who were there."""
         crew = self.crew
         crew.open()
-        results = await crew.results(self.tasks, timeout=60)
+        results = await crew.results(self.tasks, timeout=180)
         assert all(worker.lives for worker in self.workers)
         assert crew.executions() == dict.fromkeys(self.tasks, 1), "nothing runs twice"
         assert crew.notes("cancelled") == []
@@ -261,7 +261,7 @@ async def test_the_same_id_submitted_twice_at_once_is_executed_once_with_one_ans
     other = await crew.through(crew.url)
     await asyncio.gather(crew.worker(), crew.worker())
     waiting = [
-        asyncio.create_task(client.client.run(crew.name, "do it", agent=agent, id="same", timeout=60))
+        asyncio.create_task(client.client.run(crew.name, "do it", agent=agent, id="same", timeout=180))
         for client in (crew, other)
     ]
     step = "same" if agent else "same/a"

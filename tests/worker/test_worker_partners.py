@@ -33,7 +33,7 @@ async def test_an_agents_work_with_another_is_told_to_both_and_to_the_run(make_c
     crew = await make_crew(agents)
     async with crew.in_process():
         await crew.submit("r")
-        result = await crew.client.wait(crew.name, "r/a", timeout=60)
+        result = await crew.client.wait(crew.name, "r/a", timeout=180)
     assert result.output.endswith("has no agent 'nobody'. Name one of its agents: a, b.")
     assert await _told(crew) == await _told(crew, agent="a") == await _told(crew, run="r") == TOLD
     assert await _told(crew, agent="b") == TOLD[:4]
@@ -56,7 +56,7 @@ async def test_agents_share_a_bus_a_stream_a_lock_and_a_limiter_on_keys_of_their
     prefix = crew.keys.prefix
     async with crew.in_process():
         await crew.submit("t", "a", "go")
-        result = await crew.client.wait(crew.name, "t", timeout=60)
+        result = await crew.client.wait(crew.name, "t", timeout=180)
         assert result.output == [1, {"n": 1}, True, False, [True, False]], result.error
         channel = message_names.channel("news", prefix)
 
@@ -88,7 +88,7 @@ async def test_a_lock_of_a_process_that_is_killed_ends_and_its_bus_with_it(make_
         await crew.submit("t", "a", "go")
         await until(lambda: listens(1), what="it has the lock, and listens")
         await crew.client.cancel(crew.name, "t")
-        ended = await crew.client.wait(crew.name, "t", timeout=60)
+        ended = await crew.client.wait(crew.name, "t", timeout=180)
         assert (ended.error or "").startswith("cancelled")
         await until(lambda: listens(0), what="the end of the bus")
         token = await crew.redis.hget(door, "token")

@@ -38,7 +38,7 @@ async def test_an_agent_that_can_not_be_loaded_is_told_and_the_crew_stays_unchec
     crew = await make_crew({"a": "Brief", "lost": "NoSuchAgent"})
     async with crew.in_process():
         await until(lambda: "agent 'lost': agent class 'hands:NoSuchAgent'" in caplog.text)
-        assert (await crew.client.run(crew.name, "x", agent="a", timeout=60)).success
+        assert (await crew.client.run(crew.name, "x", agent="a", timeout=180)).success
         assert not await crew.is_checked()
 
 

@@ -180,7 +180,7 @@ async def test_every_way_to_fail_ends_in_a_failed_result_with_the_error(make_cre
     async with crew.in_process() as worker:
         for number, what in enumerate(reasons):
             await crew.submit(f"t{number}", "a", f"mischief:{what}")
-        results = await crew.results([f"t{n}" for n in range(len(reasons))], 60)
+        results = await crew.results([f"t{n}" for n in range(len(reasons))], 180)
         wrong = {
             what: f"success={result.success}, error={(result.error or '')[:200]!r}"
             for (what, reason), result in zip(reasons.items(), results, strict=True)

@@ -38,7 +38,7 @@ async def made(crew: Crew, name: str, number: int = 1) -> list[str]:
         ids = {task.split("/")[0] for task in crew.executions() if task.startswith(f"watch-{name}-")}
         return sorted(ids) if len(ids) >= number else None
 
-    return list(await until(found, 60, f"{number} of watch {name}"))
+    return list(await until(found, 180, f"{number} of watch {name}"))
 
 
 async def test_each_event_begins_one_task_over_workers_that_are_killed(make_crew: Make) -> None:

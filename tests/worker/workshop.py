@@ -86,7 +86,7 @@ class Process:
         self.process.wait()
         return at
 
-    async def ended(self, seconds: float = 60.0) -> int:
+    async def ended(self, seconds: float = 180.0) -> int:
         """The exit code, once it has ended by itself."""
         await until(lambda: not self.lives, seconds, f"the end of process {self.pid}")
         return self.process.returncode
@@ -126,17 +126,17 @@ class Crew:
     async def submit(self, task_id: str, agent: str | None = None, prompt: str = "do it", **options: Any) -> str:
         return await self.client.submit(self.name, prompt, agent=agent, id=task_id, **options)
 
-    async def result(self, work_id: str, timeout: float = 60.0) -> Any:
+    async def result(self, work_id: str, timeout: float = 180.0) -> Any:
         """Waits for the end of a task or of a run, whose result has a type of its own."""
         return await self.client.wait(self.name, work_id, timeout=timeout)
 
-    async def run_result(self, run_id: str, timeout: float = 60.0) -> RunResult:
+    async def run_result(self, run_id: str, timeout: float = 180.0) -> RunResult:
         """Waits for the end of a run."""
         found = await self.client.wait(self.name, run_id, timeout=timeout)
         assert isinstance(found, RunResult)
         return found
 
-    async def results(self, work_ids: Iterable[str], timeout: float = 60.0) -> list[Any]:
+    async def results(self, work_ids: Iterable[str], timeout: float = 180.0) -> list[Any]:
         return await asyncio.gather(*(self.result(work_id, timeout) for work_id in work_ids))
 
     async def result_of_run(self, run_id: str) -> Result | None:
@@ -175,7 +175,7 @@ class Crew:
         """Task or step id → how often it was started."""
         return Counter(line["task"] for line in self.notes())
 
-    async def started(self, *task_ids: str, seconds: float = 60.0) -> None:
+    async def started(self, *task_ids: str, seconds: float = 180.0) -> None:
         await until(lambda: set(task_ids) <= set(self.executions()), seconds, f"the start of {task_ids}")
 
     def started_by(self, process: Process) -> set[str]:
@@ -298,7 +298,7 @@ class Crew:
             assert process.lives, process.log
             return "\n" in process.said and bool(await self.incarnations(process))
 
-        await until(works, 60, "the worker's lease")  # Python's start may take its time
+        await until(works, 180, "the worker's lease")  # Python's start may take its time
         process.hello = json.loads(process.said.splitlines()[0])
         return process
 
@@ -313,7 +313,7 @@ class Crew:
                 yield worker
             finally:
                 worker.stop()
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(180):
                     await running
 
     def kill(self) -> None:
