@@ -182,7 +182,7 @@ class Shell:
                     said += line
                 os.write(leader, typed)
                 said += stderr.read()
-            return process.wait(60), said
+            return process.wait(180), said
         finally:
             process.kill()
             process.wait()
@@ -212,7 +212,7 @@ class Shell:
             process.wait()
 
 
-def until(condition: Callable[[], object], seconds: float = 60, explain: Callable[[], object] = str) -> None:
+def until(condition: Callable[[], object], seconds: float = 180, explain: Callable[[], object] = str) -> None:
     """Waits until it holds."""
     deadline = time.monotonic() + seconds
     while not condition():

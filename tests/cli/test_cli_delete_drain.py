@@ -35,11 +35,11 @@ def test_a_crew_is_deleted_once_what_runs_and_what_waits_has_ended(shell: Shell,
     assert "takes no work: it is deleted once its work has ended. To open it again: watchbill resume" in refused.stderr
     assert deleting.poll() is None
     shell.let_go("first")
-    assert deleting.wait(60) == 0, shell.read(deleting)
+    assert deleting.wait(180) == 0, shell.read(deleting)
     assert shell.read(deleting, "out") == f"crew/{stored} deleted\n"
     assert shell.notes()[before:].count("first ended") == 3, "none of it was dropped"
     assert stored not in shell.run("get", "crews").stdout
-    worker.wait(60)
+    worker.wait(180)
 
 
 async def test_every_task_that_was_taken_while_the_crew_was_deleted_has_its_result(
@@ -76,7 +76,7 @@ def test_a_crew_whose_deletion_was_killed_takes_work_again_once_it_is_resumed(sh
     deleting = shell.start("delete", "crew", stored, "--drain")
     until(lambda: shell.run("submit", stored, "x", "--agent", "first").returncode == 2)
     deleting.kill()
-    deleting.wait(60)
+    deleting.wait(180)
     resumed = shell.run("resume", stored)
     assert (resumed.returncode, f"{stored} takes work again" in resumed.stderr) == (0, True)
     assert shell.run("submit", stored, "x", "--agent", "first").returncode == 0
@@ -109,14 +109,14 @@ def test_only_what_runs_is_waited_for_and_a_signal_takes_the_suspension_back(she
     deleting = shell.start("delete", "crew", stored, "--drain", "--running-only")
     until(is_suspended)
     deleting.send_signal(signal.SIGINT)
-    assert deleting.wait(60) == 130
+    assert deleting.wait(180) == 130
     assert f"nothing was deleted: crew '{stored}' has 1 running\n" in shell.read(deleting)
     assert not is_suspended()
 
     deleting = shell.start("delete", "crew", stored, "--drain", "--running-only")
     until(is_suspended)
     shell.let_go("first")
-    assert deleting.wait(60) == 0, shell.read(deleting)
+    assert deleting.wait(180) == 0, shell.read(deleting)
     assert shell.notes()[before:] == ["first started", "first ended"], "what waits does not begin"
     assert stored not in shell.run("get", "crews").stdout
 

@@ -182,7 +182,7 @@ def on_terminal(shell: Shell, *arguments: str) -> str:
             if not data:
                 break
             seen += data
-        process.wait(60)
+        process.wait(180)
     finally:
         process.kill()
         process.wait()

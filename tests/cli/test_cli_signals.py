@@ -21,7 +21,7 @@ def test_a_run_that_is_told_to_stop_finishes_its_step_and_says_how_to_go_on(
     process.send_signal(number)
     until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
     shell.let_go("second")
-    assert process.wait(60) == code
+    assert process.wait(180) == code
 
     assert shell.notes()[-1] == "second ended"  # and the third never began
     assert "mine is kept. To go on: " in shell.read(process)
@@ -41,7 +41,7 @@ def test_a_second_signal_hands_the_work_back_at_once(shell: Shell) -> None:
     process.send_signal(signal.SIGINT)
     until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(180) == 130
     until(lambda: not shell.servers())
 
     shell.let_go("second")
@@ -61,7 +61,7 @@ def test_a_call_that_an_agent_left_in_a_thread_keeps_no_command_from_ending(
         process.send_signal(signal.SIGINT)
         until(lambda: "may still finish" in shell.read(process), explain=lambda: shell.read(process))
         process.send_signal(signal.SIGINT)
-    assert process.wait(60) == code
+    assert process.wait(180) == code
     assert shell.read(process, "out") == out
     until(lambda: not shell.servers())
 
@@ -84,7 +84,7 @@ def test_a_run_goes_on_when_its_server_is_killed(shell: Shell, options: tuple[st
     for pid in shell.servers():  # the server, and for a moment nobody who could stop the next one
         os.kill(pid, signal.SIGKILL)
     shell.let_go("second")
-    assert process.wait(60) == 0
+    assert process.wait(180) == 0
     assert shell.read(process, "out") == "third did the work\n"
     assert shell.notes().count("second started") == 1
     assert "was killed by signal 9; it is started again" in shell.read(process)
@@ -96,7 +96,7 @@ def test_a_follower_ends_at_ctrl_c(shell: Shell) -> None:
     process = shell.start("events", "notes", "--follow")
     until(lambda: "mission_state_changed" in shell.read(process, "out"))
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(180) == 130
     assert "Traceback" not in shell.read(process)
     until(lambda: not shell.servers())
 
@@ -117,5 +117,5 @@ def test_when_the_owner_of_the_store_is_killed_the_other_takes_over_store_and_wo
     until(lambda: shell.notes().count("first started") >= 3, explain=lambda: f"{shell.notes()} {shell.read(other)}")
     shell.let_go("first")
 
-    assert other.wait(60) == 0
+    assert other.wait(180) == 0
     assert shell.read(other, "out") == "third did two\n"

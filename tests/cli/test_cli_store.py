@@ -219,7 +219,7 @@ def test_a_worker_drains_at_sigterm_and_exits_with_0(shell: Shell, stored: str, 
     until(lambda: "may still finish" in shell.read(worker), explain=lambda: shell.read(worker))
     shell.let_go("first")
 
-    assert worker.wait(60) == 0
+    assert worker.wait(180) == 0
     assert shell.notes() == ["first started", "first ended"]
     assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "completed"
 
@@ -231,7 +231,7 @@ def test_a_worker_whose_grace_is_over_hands_its_task_back(shell: Shell, stored: 
     until(lambda: "first started" in shell.notes(), explain=lambda: shell.read(process))
     process.terminate()
 
-    assert process.wait(60) == 0
+    assert process.wait(180) == 0
     assert json.loads(shell.run("status", stored, "mine", "-o", "json").stdout)["steps"][0]["status"] == "waiting"
 
 
@@ -285,9 +285,9 @@ def test_the_private_store_is_found_and_shared(shell: Shell) -> None:
     waited = shell.start("result", "notes", "mine", "--wait")
     until(lambda: "second running" in shell.read(waited), explain=lambda: shell.read(waited))
     shell.let_go("second")
-    assert waited.wait(60) == 0
+    assert waited.wait(180) == 0
     assert shell.read(waited, "out") == "third did x\n"
-    assert running.wait(60) == 0
+    assert running.wait(180) == 0
 
     elsewhere = shell.run("status", "notes", "--state", str(shell.folder / ".watchbill"))  # started again
     assert elsewhere.returncode == 0
