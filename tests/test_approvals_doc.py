@@ -64,7 +64,7 @@ async def test_the_desk_of_the_page_pays_back_what_was_approved_and_nothing_else
                 await client.approve("desk", "t")
             assert await client.reject("desk", "t", what=eve.what, reason="she bought nothing")
             assert await client.approve("desk", "t", what=ada.what)
-            result = await client.wait("desk", "t", timeout=60)
+            result = await client.wait("desk", "t", timeout=180)
     refused = f"This call was not made: rejected: she bought nothing (what it asked for: {eve.what})"
     assert result.output == f"12.5 / paid Ada 12.5 euros / {refused}"
     assert [len(request.tool_results) for request in model.requests] == [0, 3]

@@ -37,7 +37,7 @@ async def ran(folder: Path, file: str, **more: str) -> RunResult:
     (line,) = (text for text in pages.shell(TEXT) if file in text)
     _, _, name, prompt, *options = shlex.split(line)
     inputs = dict(text.split("=", 1) for text in options if "=" in text)
-    run = await watchbill.client.run(folder / name, prompt, inputs={**inputs, **more}, timeout=60)
+    run = await watchbill.client.run(folder / name, prompt, inputs={**inputs, **more}, timeout=180)
     assert isinstance(run, RunResult)
     return run
 
@@ -99,7 +99,7 @@ async def test_the_loop_of_the_page_ends_with_its_condition(folder: Path) -> Non
     (folder / "predicate.yaml").write_text(
         written.replace("{agent: critic, field: approved}", "{predicate: team:has_all}")
     )
-    again = await watchbill.client.run(folder / "predicate.yaml", "A lamp:", timeout=60)
+    again = await watchbill.client.run(folder / "predicate.yaml", "A lamp:", timeout=180)
     assert isinstance(again, RunResult)
     assert [name for name in again.steps if name.startswith("until")] == ["until@1", "until@2"]
 
@@ -129,7 +129,7 @@ async def test_the_branches_of_the_page_join_again(folder: Path) -> None:
     (told,) = re.findall(r"answer.yaml .*# prints (.*)", TEXT)
     run = await ran(folder, "answer.yaml")
     assert (run.status, run.passed_over, run.output) == (RunState.COMPLETED, ("feature",), told)
-    other = await watchbill.client.run(folder / "answer.yaml", "Green, please.", timeout=60)
+    other = await watchbill.client.run(folder / "answer.yaml", "Green, please.", timeout=180)
     assert isinstance(other, RunResult)
     assert (other.passed_over, other.output) == (("bug",), "You wrote: Green, please. We think about it.")
 

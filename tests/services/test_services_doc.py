@@ -54,7 +54,7 @@ async def running(command: list[str], folder: Path, **environment: str) -> Async
         yield process
         assert process.poll() is None, (folder / "log").read_text()
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 60) == 0, (folder / "log").read_text()
+        assert await asyncio.to_thread(process.wait, 180) == 0, (folder / "log").read_text()
     finally:
         process.kill()
         process.wait()
