@@ -124,7 +124,10 @@ class Team:
         url = urlsplit(base64.b64decode(data["url"]).decode())
         service = (url.hostname or "").partition(".")[0]
         with self._kubectl.port_forward(f"service/{service}", 6379, namespace=NAMESPACE) as port:
-            yield f"redis://:{url.password}@127.0.0.1:{port}/0"
+            found = f"redis://:{url.password}@127.0.0.1:{port}/0"
+            with connected(found) as client:  # a client of ours gives up in ten seconds, which a busy machine may take
+                client.ping()
+            yield found
 
     def keys(self, crew: str) -> set[str]:
         """All that the store has of a crew."""
