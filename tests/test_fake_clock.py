@@ -124,7 +124,7 @@ def test_patience_reads_an_answer_that_came_while_this_process_stood_still(
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("seconds", [0, 0.1])
+@pytest.mark.parametrize("seconds", [-1, 0, 0.1])
 def test_patience_ends_where_no_answer_comes(seconds: float, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def wait() -> None:
         async with clock.Patience(seconds):
@@ -135,6 +135,33 @@ def test_patience_ends_where_no_answer_comes(seconds: float, loop: Callable[[], 
         with pytest.raises(TimeoutError):
             runner.run(asyncio.wait_for(wait(), 60))
         assert seconds / 2 <= clock.SYSTEM.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_patience_ends_though_something_blocks_the_loop_again_and_again(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    blocks = 0
+
+    async def block() -> None:
+        nonlocal blocks
+        while True:
+            time.sleep(2 * 0.02 + 1.5 * clock.LATE_SECONDS)
+            blocks += 1
+            await asyncio.sleep(0)
+
+    async def wait() -> None:
+        blocking = asyncio.create_task(block())
+        try:
+            async with clock.Patience(clock.PARTS * 0.02):
+                while blocks < 500:
+                    await asyncio.sleep(0)
+        finally:
+            blocking.cancel()
+
+    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(TimeoutError):
+        runner.run(wait())
+    assert clock.PARTS < blocks < 500
 
 
 def test_a_patient_timer_that_is_late_gives_others_time_before_it_calls() -> None:
@@ -150,3 +177,12 @@ def test_a_patient_timer_that_is_late_gives_others_time_before_it_calls() -> Non
     fake.advance(clock.AFTER_THAT_SECONDS)
     assert called == ["in time", "late"]
     assert fake.sleepers == []
+
+
+def test_a_patient_timer_that_is_late_again_and_again_calls() -> None:
+    fake, called = FakeClock(), list[str]()
+    clock.PatientTimer(fake, 1.0, called.append, "called")
+    fake.advance(3.0)
+    assert called == []
+    fake.advance(clock.AFTER_THAT_SECONDS + 3.0)
+    assert called == ["called"]

@@ -30,6 +30,7 @@ def main() -> None:
         app.main()
     except SystemExit as end:
         if isinstance(end.code, int):
+            init.heed_signals()
             with suppress(OSError, ValueError):  # it can't be written: Python says so when it ends
                 sys.stdout.flush()
                 init.leave(end.code)

@@ -73,11 +73,13 @@ AFTER_THAT_SECONDS: Final = 1.0
 
 class PatientTimer:
     """Like `Clock.call_later`, but not at once where the loop stood still: what others had the time for is done first.
-    Patience can't be had here, since clocks of tests move by any time at once."""
+    Only once: something may block the loop again and again. Patience can't be had here, since clocks of tests move by
+    any time at once."""
 
     def __init__(self, clock: Clock, seconds: float, callback: Callable[..., object], *args: Any) -> None:
         self._clock = clock
         self._callback = partial(callback, *args)
+        self._may_wait = True
         self._wait(seconds)
 
     def cancel(self) -> None:
@@ -88,7 +90,8 @@ class PatientTimer:
         self._timer = self._clock.call_later(seconds, self._call)
 
     def _call(self) -> None:
-        if self._clock.monotonic() - self._due > STOOD_STILL_SECONDS:
+        if self._may_wait and self._clock.monotonic() - self._due > STOOD_STILL_SECONDS:
+            self._may_wait = False
             self._wait(AFTER_THAT_SECONDS)
         else:
             self._callback()
@@ -101,13 +104,14 @@ LATE_SECONDS: Final = 0.1
 
 class Patience:
     """Like `asyncio.timeout`, and the time in which this process did not run counts for nothing: where the machine gave
-    it none, or something blocked its loop, the answer may be there, and nobody has read it."""
+    it none, or something blocked its loop, the answer may be there, and nobody has read it. So it is a few times, not
+    for ever: an agent may block the loop again and again."""
 
     def __init__(self, seconds: float) -> None:
-        self._part = seconds / PARTS
-        self._left = PARTS
+        self._part = max(seconds, 0.0) / PARTS
 
     async def __aenter__(self) -> None:
+        self._left, self._forgives = PARTS, PARTS
         self._loop = asyncio.get_running_loop()
         self._limit = asyncio.timeout(None)
         await self._limit.__aenter__()
@@ -124,7 +128,9 @@ class Patience:
         self._timer = self._loop.call_later(self._part, self._look)
 
     def _look(self) -> None:
-        if self._loop.time() < self._late_at:
+        if self._forgives and self._loop.time() >= self._late_at:
+            self._forgives -= 1
+        else:
             self._left -= 1
         if self._left:
             self._wait()

@@ -13,7 +13,7 @@ from watchbill.store.queue import Claimed, Finished
 from watchbill.testing import FakeClock
 from watchbill.worker.incarnation import Incarnation, Job
 from watchbill.worker.slots import Slots
-from watchbill.worker.state import STORE_SECONDS, WorkerState
+from watchbill.worker.state import STILL_MOST_SECONDS, STILL_SECONDS, STORE_SECONDS, WorkerState
 
 pytestmark = pytest.mark.pure
 
@@ -91,13 +91,13 @@ def test_while_the_event_loop_stands_still_the_store_has_its_seconds_left(state:
     """Its answer may be there, and is heard only then."""
     state.stop()
     state.turn()
-    clock.advance(GRACE_SECONDS + 10)
+    clock.advance(GRACE_SECONDS + 5)
     assert not state.is_overdue, "a call that has failed is made again"
     state.turn()
     assert not state.is_overdue
     clock.advance(1.0)
     state.turn()
-    clock.advance(10)
+    clock.advance(4)
     state.turn()
     assert not state.is_overdue
     clock.advance(STORE_SECONDS - 1.0)
@@ -105,6 +105,20 @@ def test_while_the_event_loop_stands_still_the_store_has_its_seconds_left(state:
     assert not state.is_overdue
     clock.advance(0.1)
     assert state.is_overdue
+
+
+def test_an_agent_that_blocks_the_event_loop_again_and_again_does_not_keep_the_worker(
+    state: WorkerState, clock: FakeClock
+) -> None:
+    state.stop(now=True)
+    state.turn()
+    turns = 0
+    while not state.is_overdue:
+        clock.advance(STILL_SECONDS)
+        state.turn()
+        turns += 1
+        assert turns < 100, "it waits for ever"
+    assert clock.monotonic() <= STORE_SECONDS + STILL_MOST_SECONDS + STILL_SECONDS
 
 
 def test_a_worker_that_the_store_may_know_waits_for_it_but_not_for_the_grace_period(clock: FakeClock) -> None:

@@ -135,14 +135,14 @@ def without_key(model: str, base_url: str | None) -> str | None:
 
 def build(model: str, base_url: str | None) -> Model:
     """The model, ready to be asked on the running event loop. Raises UserActionRequired."""
+    if model == TEST:
+        # By default it calls every tool with made-up arguments, which most tools rightly refuse.
+        return TestModel(call_tools=[])
     models, server_url = _of_loop().models, base_url or None
     made = models.get((model, server_url))
     if made is None or _provider(made.name, server_url) is not made.provider:  # its key is another one now
         if problems := check(model, base_url):
             raise UserActionRequired("; ".join(problem.said for problem in problems))
-        if model == TEST:
-            # By default it calls every tool with made-up arguments, which most tools rightly refuse.
-            return TestModel(call_tools=[])
         made = models[model, server_url] = _make(model, server_url)
     return made.model
 

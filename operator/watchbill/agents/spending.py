@@ -152,8 +152,8 @@ class Metered(WrapperModel):
         if usage is None or not usage.total_tokens:
             return None
         nano = prices.cost(self._name, usage, own)
-        if nano is not None and usage.cost is None:
-            usage.cost = Decimal(nano) / NANO  # else pydantic-ai calculates it again
+        if nano is not None and self._name in own:
+            usage.cost = Decimal(nano) / NANO  # traces have the crew's price, too
         if nano:
             metrics.MODEL_COST.labels(*self._labels).inc(nano / NANO)
         return Amount(usage.total_tokens, nano or 0)

@@ -32,7 +32,7 @@ from watchbill.errors import Closed
 T = TypeVar("T")
 
 REPLY_TIMEOUT_SECONDS: Final = 10.0
-"""A server that is silent for so long counts as unreachable. No command blocks for longer."""
+"""A server that is silent for so long, while this process runs, counts as unreachable. No command blocks for longer."""
 CONNECTIONS_MAX: Final = 64
 """A client has at most so many connections to one server; further calls wait. Half of them are left for commands that
 redis-py sends itself (see LeanClient)."""

@@ -20,7 +20,6 @@ from redis.asyncio.connection import BlockingConnectionPool, Connection
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
-from watchbill.clock import Patience
 from watchbill.connection.client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
 from watchbill.connection.url import Address, Target
 
@@ -158,7 +157,7 @@ class ClusterClient(LeanClient):
             return connection.host, await connection.read_response()
 
         async def ask() -> tuple[str, Any]:
-            async with Patience(GUIDE_SECONDS):
+            async with asyncio.timeout(GUIDE_SECONDS):
                 return await self._trip([("CLUSTER SLOTS",)], answer)
 
         try:

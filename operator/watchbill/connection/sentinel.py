@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,6 @@ import redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from watchbill.clock import Patience
 from watchbill.connection.client import BROKEN, GUIDE_SECONDS, LeanClient, finding_pool, pool
 from watchbill.connection.url import Address, Target
 
@@ -40,7 +40,7 @@ class SentinelClient(LeanClient):
         found = {"%s:%s" % await self._master()}
         for sentinel in self._sentinels:
             try:
-                async with Patience(GUIDE_SECONDS):
+                async with asyncio.timeout(GUIDE_SECONDS):
                     replicas = await sentinel.execute_command("SENTINEL REPLICAS", self._service)
             except BROKEN:
                 continue
@@ -55,7 +55,7 @@ class SentinelClient(LeanClient):
         found: list[str] = []
         for sentinel in list(self._sentinels):
             try:
-                async with Patience(GUIDE_SECONDS):
+                async with asyncio.timeout(GUIDE_SECONDS):
                     command = "SENTINEL GET-MASTER-ADDR-BY-NAME"
                     address = await sentinel.execute_command(command, self._service)
             except BROKEN as error:

@@ -94,9 +94,10 @@ class Elector:
             return
         self._end("is released")
         try:
-            seen = await self._read(_LEADS)  # there is no second try, and nobody waits but the others
+            part = _LEADS / 2  # of both requests: there is no second try, and nobody waits but the others
+            seen = await self._read(part)
             if seen is not None and self._spec.get("holderIdentity") == self._identity:
-                await self._write(seen, "", 1, _LEADS)
+                await self._write(seen, "", 1, part)
         except WatchbillError as error:
             logger.warning("the Lease can't be released, and lasts for %.0f s: %s", self._seconds, error)
 

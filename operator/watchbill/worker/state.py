@@ -23,6 +23,8 @@ STORE_SECONDS: Final = 2.0
 """Seconds beyond the grace period for which the worker still waits for the store, to hand its tasks back."""
 STILL_SECONDS: Final = 1.5
 """An event loop that has not turned for so long stands still."""
+STILL_MOST_SECONDS: Final = 10.0
+"""So much of that counts for nothing, and no more: an agent may block the loop for good."""
 
 
 class WorkerState:
@@ -101,7 +103,7 @@ class WorkerState:
             self.stop_by = min(self.stop_by, self.clock.monotonic())
         # The store may know us as soon as it was asked to, though its answer was lost; then we take our leave.
         was_asked = self.incarnation.number > 0
-        late = self.clock.monotonic() - self.stop_by - self._stood_still - self._still()
+        late = self.clock.monotonic() - self.stop_by - min(self._stood_still + self._still(), STILL_MOST_SECONDS)
         return not was_asked or late > STORE_SECONDS
 
     def turn(self) -> None:

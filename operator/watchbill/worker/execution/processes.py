@@ -48,7 +48,9 @@ _CODE: Final = (
 )
 _POLL_SECONDS: Final = 0.005
 _END_SECONDS: Final = 60.0
-"""Seconds that a process which was killed, or has closed its line, may take to end, which needs the machine's time."""
+"""Seconds that a process which was killed may take to end, which needs the machine's time."""
+_CLOSED_SECONDS: Final = 10.0
+"""Seconds that a process which has closed its line may take to end by itself."""
 
 
 def request(crew: CrewDefinition, context: Context, trace: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -173,9 +175,9 @@ class _Process:
         """The exit code, as subprocess has it; None while it lives."""
         return self._process.poll()
 
-    async def ended(self) -> int | None:
-        """The exit code once it has ended; None after a while if it hasn't."""
-        deadline = asyncio.get_running_loop().time() + _END_SECONDS
+    async def ended(self, seconds: float = _END_SECONDS) -> int | None:
+        """The exit code once it has ended; None after so long if it hasn't."""
+        deadline = asyncio.get_running_loop().time() + seconds
         while True:
             if (code := self.code) is not None or asyncio.get_running_loop().time() > deadline:
                 return code
@@ -228,7 +230,7 @@ class _Process:
 
     async def _died(self, begun_at: float) -> Failed:
         """Returns how the process died. It has closed its line, so it has ended, or is about to."""
-        code = await self.ended()
+        code = await self.ended(_CLOSED_SECONDS)
         if code is None:
             return Failed("its process closed the line to its worker, and was killed")
         if code >= 0:
