@@ -48,7 +48,7 @@ async def test_a_step_whose_agent_a_worker_does_not_have_waits_for_one_that_has_
     assert len(told) == 1
     assert told[0].startswith("AgentUnavailable: ")
     assert "hands" in told[0]
-    assert "AgentUnavailable" in poor.log
+    await until(lambda: "AgentUnavailable" in poor.log)
     assert poor.lives
 
     rich = await crew.worker(unpark_seconds=0.1)

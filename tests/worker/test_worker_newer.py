@@ -51,7 +51,7 @@ async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> N
 
     await until(all_parked)
     assert (await crew.client.figures(crew.name)).dead == 0
-    assert "execution_mode" in worker.log
+    await until(lambda: "execution_mode" in worker.log)
 
     await definitions.apply(crew.redis, crew.keys, crew.definition)
     assert [result.attempt for result in await crew.results(tasks)] == [1] * len(tasks)

@@ -74,7 +74,7 @@ async def test_what_is_not_worth_another_try_ends_at_once_and_may_be_tried_again
     assert await crew.ends() == {("hopeless", "failed"): 1, ("bug", "dead"): 1}
     (letter,) = await crew.dead()
     assert (letter["id"], letter["error"].rstrip().endswith("TypeError: a fault of the code")) == ("bug", True)
-    assert "WARNING watchbill.worker: task bug of " in worker.log
+    await until(lambda: "WARNING watchbill.worker: task bug of " in worker.log)
     assert "WARNING watchbill.worker: task hopeless of " not in worker.log
 
 

@@ -158,8 +158,8 @@ async def test_a_server_that_dies_in_a_call_or_between_two_tasks_comes_back(
         result = await crew.result("t2", LONG)
         assert ("alive" in result.output, result.attempt > 1) == (True, True)
         assert await up(crew, worker) == 1
-        assert "tool server 'shop' has gone while it worked" in worker.log
-        assert transport == "http" or "It last wrote: the shop burns" in worker.log
+        await until(lambda: "tool server 'shop' has gone while it worked" in worker.log)
+        await until(lambda: transport == "http" or "It last wrote: the shop burns" in worker.log)
 
         if transport == "stdio":
             first = json.loads((await buys("t3", "pid")).output)["result"]
