@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,11 @@ async def is_well(crew: Crew, worker: Process, task_id: str) -> bool:
 
 def children(pid: int) -> set[int]:
     """The processes that this one has started, and theirs."""
-    threads = Path(f"/proc/{pid}/task")
-    try:
-        own = {int(one) for thread in threads.iterdir() for one in (thread / "children").read_text().split()}
-    except OSError:  # ended meanwhile
-        return set()
+    own: set[int] = set()
+    with suppress(OSError):  # it has ended meanwhile, or a thread of it
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                own.update(map(int, (thread / "children").read_text().split()))
     return own.union(*map(children, own))
 
 

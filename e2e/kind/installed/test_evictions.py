@@ -27,7 +27,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
         continue
     try:
         command, _, rest = open(f"/proc/{pid}/stat").read().partition("(")[2].rpartition(")")
-    except FileNotFoundError:
+    except OSError:  # it has ended
         continue
     fields = rest.split()
     found.append([int(fields[1]), fields[0], command, int(fields[21]) * os.sysconf("SC_PAGESIZE")])

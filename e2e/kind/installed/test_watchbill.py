@@ -164,7 +164,10 @@ def test_what_a_killed_worker_ran_is_done_by_another_once(team: Team, name: str)
     kill = """
 import os, signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
-    words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+    try:
+        words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+    except OSError:  # it has ended
+        continue
     if "watchbill.worker" in words:
         os.kill(int(pid), signal.SIGKILL)
 """
