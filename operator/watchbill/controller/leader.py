@@ -3,7 +3,8 @@
 A leader counts its time from the moment before it sent the renewal that succeeded, and starts no write after two thirds
 of the lease. A write ends within the lease, or is given up. A candidate takes the Lease of another when the record has
 not changed for the whole lease, counted from when the candidate saw the change. So no two clocks are compared, and a
-process that was stopped and goes on finds that it no longer leads before it writes anything.
+process that was stopped and goes on finds that it no longer leads before it begins a write. The write that it was
+about to send when it was stopped may still arrive: docs/design/operator.md says why that does no harm.
 
 Not kubernetes.aio.leaderelection, because: it crashes when it creates the Lease, leads on while the API server is away,
 and never releases.
