@@ -13,12 +13,13 @@ from run_checks import run_ended
 from support import MANY, Crew, counted, expected_run, flow_of, library, random_flow, workers
 
 from waiting import until
-from watchbill.errors import Fenced, QueueFull
+from watchbill.errors import Fenced, InvalidInput, QueueFull
 from watchbill.plan import flow
 from watchbill.records import CrewDefinition, ExecutionMode
 from watchbill.store import run_steps, runs
 from watchbill.store.queue import Claimed
 from watchbill.store.run_steps import Held
+from watchbill.store.submissions import Submission
 from watchbill.tasks import RunResult, RunState
 
 LIST = flow_of([("list@each", "list"), ("list", "end")])
@@ -105,10 +106,53 @@ async def test_a_failed_item_holds_a_list_up_unless_it_is_lenient(crew: Crew, le
 async def test_what_has_no_room_is_refused_before_any_of_it_is_added(crew: Crew) -> None:
     await crew.run("r", LIST)
     (task,) = await crew.take("w")
+    await crew.submit(*(f"t{n}" for n in range(300)))
     with pytest.raises(QueueFull, match=r"tasks.maxQueued = 600"):
-        await add(crew, task, 600, room=600)  # beside the step that is held
+        await add(crew, task, 300, room=600)  # beside the step that is held
     assert len((await runs.status(crew.client, crew.keys, "r")).steps) == 3
+    assert await add(crew, task, 299, room=600)
+
+
+async def test_a_list_that_can_never_find_room_is_refused_for_good(crew: Crew) -> None:
+    await crew.run("r", LIST)
+    (task,) = await crew.take("w")
+    with pytest.raises(InvalidInput, match=r"has 600 items, and tasks.maxQueued is 600, which must be more. Raise it"):
+        await add(crew, task, 600, room=600)  # beside the step that is held
     assert await add(crew, task, 599, room=600)
+
+
+async def test_steps_that_wait_for_room_take_it_from_nobody_within_another_maxqueued(crew: Crew) -> None:
+    await crew.run("r", LIST)
+    (task,) = await crew.take("w")
+    soon_ms = ((await crew.client.time())[0] + 3600) * 1000
+    later = [Submission(f"t{n}", "a", "{}", due_ms=soon_ms) for n in range(12)]
+    await crew.submit_all(later[:10], max_queued=MANY)
+    assert await add(crew, task, 9, room=10)
+    await crew.submit_all(later[10:], max_queued=MANY)
+    await crew.finish("w", [task])
+    await crew.run("s", LIST)
+    tasks = {one.id: one for one in await crew.take("w", 2, slots=20)}
+    await crew.finish("w", [one for name, one in tasks.items() if name.startswith("r/")])
+    with pytest.raises(QueueFull):
+        await add(crew, tasks["s/list@each"], 9, room=10)  # twelve are delayed, of which ten don't count
+
+
+async def test_who_has_waited_for_room_for_an_hour_waits_no_longer(crew: Crew) -> None:
+    await crew.run("r", LIST)
+    (task,) = await crew.take("w")
+    await crew.submit("t1")
+    for _ in range(2):
+        with pytest.raises(QueueFull):
+            await add(crew, task, 2, room=3)
+    field = "room:list@each"
+    since = await crew.client.hget(crew.keys.run("r"), field)
+    await crew.client.hset(crew.keys.run("r"), field, str(int(since) - 3_600_000))
+    with pytest.raises(InvalidInput, match="for an hour there was no room for the 2 items"):
+        await add(crew, task, 2, room=3)
+    with pytest.raises(QueueFull):  # who replays it waits anew
+        await add(crew, task, 2, room=3)
+    assert await add(crew, task, 2, room=4)
+    assert not await crew.client.hexists(crew.keys.run("r"), field)
 
 
 async def iterate(crew: Crew, task: Claimed, definition: CrewDefinition, number: int) -> bool:

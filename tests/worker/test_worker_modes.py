@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from workshop import Crew, Make, agent
 
+from waiting import until
 from watchbill.api.modes import Synthesis
 from watchbill.records import ExecutionMode
 from watchbill.tasks import RunResult, RunState, TaskState
+from watchbill.worker.execution import control_steps
 
 STATES = {"completed": RunState.COMPLETED, "partial": RunState.PARTIAL, "failed": RunState.FAILED}
 
@@ -237,11 +239,35 @@ async def test_what_is_no_list_is_told_there_and_nothing_is_lost(make_crew: Make
 
 
 async def test_a_list_that_the_crew_has_no_room_for_is_told(make_crew: Make) -> None:
-    tasks = {"max_queued": 10, "max_attempts": 1}
-    crew = await make_crew([tells("reader", for_each="{inputs.numbers}")], tasks=tasks)
+    crew = await make_crew([tells("reader", for_each="{inputs.numbers}")], tasks={"max_queued": 10})
     run = await ran(crew, inputs={"numbers": str(list(range(20)))})
     assert run.status is RunState.FAILED
-    assert "tasks.maxQueued = 10" in (run.error or "")
+    assert "the list has 20 items, and tasks.maxQueued is 10" in (run.error or "")
+    assert [(letter["id"], letter["attempt"]) for letter in await crew.dead()] == [("r/reader@each", "1")]
+
+
+async def test_a_list_waits_for_room_without_an_attempt(make_crew: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_steps, "AGAIN_SECONDS", 0.01)
+    agents = [tells("reader", for_each="{inputs.numbers}"), agent("gate", "Gate")]
+    crew = await make_crew(agents, tasks={"max_queued": 6, "max_attempts": 2, "backoff_seconds": 0})
+
+    async def has_waited() -> bool:
+        told = [event.message for event in await crew.events() if event.event_type == "mission_work_blocked"]
+        assert set(told) <= {"there is no room for the 4 items of {inputs.numbers}: tasks.maxQueued = 6"}
+        return len(told) > 3
+
+    async with crew.in_process():
+        await crew.submit("held-1", "gate")
+        await crew.submit("held-2", "gate")
+        await crew.started("held-1", "held-2")
+        await crew.submit("r", inputs={"numbers": "[1, 2, 3, 4]"})
+        await until(has_waited)
+        crew.open()
+        run = await crew.run_result("r")
+    assert run.status is RunState.COMPLETED
+    assert len(run.steps["reader"].output) == 4
+    assert run.steps["reader@each"].attempt == 1
+    assert await crew.dead() == []
 
 
 async def test_a_list_in_a_loop_is_read_anew_in_each_iteration(make_crew: Make) -> None:

@@ -6,18 +6,20 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import redis.asyncio
 
 from watchbill.connection import outages, scripts
 from watchbill.connection.gathering import Reads
-from watchbill.errors import Fenced
+from watchbill.errors import Fenced, InvalidInput, Problem
 from watchbill.names import CrewKeys, split_step_id
 from watchbill.plan import flow
 from watchbill.store import packed, refusals, runs
 from watchbill.store.queue import BATCH, crew_gone
 from watchbill.tasks import TaskState
+
+_ROOM: Final = "Raise it, then replay this step from the dead letters: the run goes on from here."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,12 @@ async def add_items(
     """Adds a step of `agent` for each item of a list, behind which step `name` waits. Those that are there stay.
 
     `room`: tasks.maxQueued. Returns False if the run is being cancelled. Raises QueueFull when the crew has no room for
-    all of them, Fenced, CrewGone.
+    all of them, InvalidInput when it can't have any or has had none for an hour, Fenced, CrewGone.
     """
     marks = packed.pack_marks(lenient=lenient, kind="agent")
+    if len(items) >= room:  # beside the step that makes them
+        reason = f"the list has {len(items)} items, and tasks.maxQueued is {room}, which must be more"
+        raise InvalidInput(Problem(reason, _ROOM, path="tasks.maxQueued"))
     for start in range(0, len(items), BATCH):
         added = [
             [flow.item_name(name, number), agent, 0, name, marks, json.dumps(item, ensure_ascii=False)]
@@ -98,6 +103,9 @@ async def _extend(
             raise Fenced(f"step {held.id!r} of crew {keys.crew!r} is no longer held by this worker")
         case "full":
             raise refusals.queue_full(keys, room)
+        case "late":
+            reason = f"for an hour there was no room for the {in_all} items of the list: tasks.maxQueued is {room}"
+            raise InvalidInput(Problem(reason, _ROOM, path="tasks.maxQueued"))
     return bool(reply[0] == "ok")
 
 

@@ -25,10 +25,12 @@
 --   {'gone'}
 --   {'stale'}             the step isn't held under this fence any more
 --   {'over'}              the run is being cancelled: nothing new begins
---   {'full'}
+--   {'full'}              there may be room later
+--   {'late'}              it has waited for an hour for that: the steps that wait may keep each other from going on
 --   {'ok', added}
 local uid, id, fence, follows, target = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_queued, in_all, n = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local WAIT = 3600000            -- for so long a step waits for room, in ms
 local run_id, name = string.match(id, '^([^/]+)/(.*)$')
 local of = { run_id = run_id, run = KEYS[FIXED + 1], steps = KEYS[FIXED + 2], run_events = KEYS[FIXED + 3] }
 if is_gone(uid) then return { 'gone' } end
@@ -46,7 +48,17 @@ for i = 1, n do
     index = index + 1
   end
 end
-if #added > 0 and in_all > 0 and present(queued()) + in_all > max_queued then return { 'full' } end
+if #added > 0 and in_all > 0 then
+  -- What is delayed counts only above max_queued: else steps that wait for room would take it from each other.
+  local known = present(queued()) - math.min(redis.call('ZCARD', DELAYED), max_queued)
+  if known + in_all > max_queued then
+    local since = redis.call('HGET', of.run, 'room:' .. name)
+    if not since then redis.call('HSET', of.run, 'room:' .. name, now) end
+    if not since or now_ms - since < WAIT then return { 'full' } end
+  end
+  redis.call('HDEL', of.run, 'room:' .. name)
+  if known + in_all > max_queued then return { 'late' } end
+end
 for _, new in ipairs(added) do
   if new.item ~= '' then redis.call('HSET', of.run, 'item:' .. new.name, new.item) end
 end

@@ -8,6 +8,7 @@ the task's fence, and a second attempt finds it there.
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from watchbill.agents.context import Context
 from watchbill.agents.loading import AgentLoader, Runner
 from watchbill.api.modes import ITEMS_MAX
 from watchbill.connection import outages
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import InvalidInput, Postponed, Problem, QueueFull
 from watchbill.names import EACH, STEP_MARK, UNTIL, CrewKeys, split_step_id
 from watchbill.plan import flow, prompts, values
 from watchbill.records import AgentDefinition, CrewDefinition
@@ -27,6 +28,8 @@ from watchbill.worker.execution.failures import describe
 from watchbill.worker.execution.threads import run_in_thread
 
 _REPLAY: Final = "Mend it, then replay this step from the dead letters: the run goes on from here."
+AGAIN_SECONDS: Final = 10.0
+"""Seconds, up to twice as many, until a step looks again whether the crew has room for the items of its list."""
 
 
 class ControlSteps:
@@ -92,11 +95,15 @@ class ControlSteps:
             raise InvalidInput(Problem(str(error), _REPLAY, path=path)) from error
         place = plan.place(agent.agent_id, step)
         lenient, room = flow.is_lenient(plan.crew, agent), plan.crew.tasks.max_queued
-        await outages.persist(
-            lambda: run_steps.add_items(
-                self._client, held, place.name, agent.agent_id, items, lenient=lenient, room=room
+        try:
+            await outages.persist(
+                lambda: run_steps.add_items(
+                    self._client, held, place.name, agent.agent_id, items, lenient=lenient, room=room
+                )
             )
-        )
+        except QueueFull as error:
+            why = f"there is no room for the {len(items)} items of {reference}: tasks.maxQueued = {room}"
+            raise Postponed(why, seconds=AGAIN_SECONDS * (1 + random.random())) from error
         return len(items)
 
     async def _gather(self, agent: AgentDefinition, context: Context) -> list[Any]:
