@@ -34,6 +34,9 @@ OPERATOR = f"system:serviceaccount:{NARROW}:{RELEASE}"
 
 SOON = 120.0
 """Seconds: for what should take one, on a machine with a fortieth of the usual speed."""
+RARELY = 31_622_400
+"""intervalSeconds of a heartbeat that is not to fire while a test runs: the most that a Heartbeat may have. Intervals
+are counted from 1970, so one of 3600 fires at each full hour."""
 
 
 def rendered(where: str, *namespaces: str, **given: Any) -> list[dict[str, Any]]:

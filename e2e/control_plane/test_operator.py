@@ -16,7 +16,7 @@ from e2e.cluster import machine
 from e2e.cluster.control_plane import Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import Process, hold
-from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import OPERATOR, RARELY, SOON, Team, crew, heartbeat
 from watchbill import client
 
 team = operator_team.team
@@ -123,7 +123,7 @@ def was_used_steadily(team: Team, worker: Process, submit: Callable[[], object])
 
 def test_a_deleted_crew_leaves_nothing(team: Team) -> None:
     team.operator()
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready()
     team.submit()
     assert team.stored()
@@ -136,7 +136,7 @@ def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothin
     team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     first = team.operator()
-    team.apply(crew(idleSeconds=3600), crew("other", minReplicas=2), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(idleSeconds=3600), crew("other", minReplicas=2), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready("echo", "other")
     team.submit()
     machine.until(lambda: team.replicas() == 1, within=SOON, what="a worker")
@@ -158,7 +158,7 @@ def test_over_an_unchanged_cluster_a_killed_and_restarted_operator_writes_nothin
 
 def test_a_crew_deleted_while_the_operator_is_down_is_swept_when_it_returns(team: Team) -> None:
     first = team.operator()
-    team.apply(crew(), crew("other"), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), crew("other"), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready("echo", "other")
     team.submit()
     first.kill()

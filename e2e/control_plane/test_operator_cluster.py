@@ -21,7 +21,7 @@ from e2e.cluster.control_plane import ControlPlane, free_ports
 from e2e.cluster.kubectl import Kubectl, KubectlError
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import NARROW, RELEASE, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import NARROW, RARELY, RELEASE, SOON, Team, crew, heartbeat
 from watchbill.controller import watch
 from watchbill.controller.cache import Cache, Key
 from watchbill.controller.workqueue import WorkQueue
@@ -288,7 +288,7 @@ def test_its_metrics_say_what_it_does_and_name_no_crew(team: Team) -> None:
 
     began = time.monotonic()
     team.operator(health_port=str(port))
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=SOON) as answer:
         assert answer.status == 200

@@ -8,7 +8,7 @@ from e2e.cluster import machine
 from e2e.cluster.control_plane import Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import OPERATOR, RARELY, SOON, Team, crew, heartbeat
 
 team = operator_team.team
 store = operator_team.store
@@ -177,7 +177,7 @@ def test_a_prompt_that_cites_a_step_that_comes_later_is_told(team: Team) -> None
         {"name": "a", "class": "EchoAgent", "prompt": "after {steps.b}"},
         {"name": "b", "class": "EchoAgent"},
     ]
-    team.apply(crew(spec={"agents": agents}), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(spec={"agents": agents}), heartbeat("beat", intervalSeconds=RARELY))
     assert "{steps.b}" in team.until_stalled("echo", "InvalidPrompt")
     assert "InvalidPrompt" in team.until_stalled("beat", "CrewNotStored", kind="heartbeat")
     team.apply(crew(spec={"agents": [{**agents[0], "prompt": "first"}, agents[1]]}))

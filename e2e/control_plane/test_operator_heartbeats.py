@@ -11,7 +11,7 @@ from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import OPERATOR, RARELY, SOON, Team, crew, heartbeat
 from otlp_collector import Collector
 
 team = operator_team.team
@@ -59,7 +59,7 @@ def _fires_and_stops(team: Team, collector: Collector) -> None:
 
 def test_a_schedule_that_is_none_is_said_and_does_not_stop_others(team: Team) -> None:
     team.operator()
-    team.apply(crew(), heartbeat("bad", schedule="61 * * * *"), heartbeat("good", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("bad", schedule="61 * * * *"), heartbeat("good", intervalSeconds=RARELY))
     assert "61" in team.until_stalled("bad", "InvalidSchedule", kind="heartbeat")
     team.until_ready()
     machine.until(lambda: is_ready(team, "good"), within=SOON, what="the good one is ready")
@@ -91,7 +91,7 @@ def test_a_heartbeat_whose_role_no_agent_has_says_so_until_one_has_it(team: Team
 
 def test_a_heartbeat_without_its_crew_says_so(team: Team) -> None:
     team.operator()
-    team.apply(heartbeat("lost", intervalSeconds=3600))
+    team.apply(heartbeat("lost", intervalSeconds=RARELY))
     team.until_stalled("lost", "CrewNotFound", kind="heartbeat")
 
 
@@ -139,7 +139,7 @@ def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_betwe
 ) -> None:
     team.operator(resync_seconds="1", heartbeat_status_seconds="10")
     team.apply(crew(), heartbeat("fast", intervalSeconds=1), crew("other"))
-    team.apply(heartbeat("slow", intervalSeconds=86400, crewRef={"name": "other"}))
+    team.apply(heartbeat("slow", intervalSeconds=RARELY, crewRef={"name": "other"}))
     team.until_ready("echo", "other")
     machine.until(lambda: team.heartbeat("slow").get("status", {}).get("nextFireTime"), within=SOON, what="all is said")
     machine.until(lambda: is_ready(team, "fast"), within=SOON, what="but its figures")
@@ -160,7 +160,7 @@ def test_a_heartbeat_of_a_second_is_written_every_ten_at_most_and_never_in_betwe
 
 def test_a_heartbeat_that_was_deleted_while_the_operator_was_down_fires_no_more(team: Team) -> None:
     first = team.operator()
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     machine.until(lambda: any(":heartbeat:beat" in k for k in team.stored()), within=SOON, what="it is stored")
     first.kill()
     team.kubectl("delete", "heartbeat", "beat")

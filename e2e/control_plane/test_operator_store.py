@@ -14,7 +14,7 @@ from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane, Write
 from e2e.control_plane import operator_team
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import OPERATOR, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import OPERATOR, RARELY, SOON, Team, crew, heartbeat
 from watchbill import connection
 from watchbill.controller.statuses import PER_SECOND, SHARED_SECONDS
 from watchbill.names import CrewKeys
@@ -29,7 +29,7 @@ installed = operator_team.installed
 
 def test_what_a_flushed_store_lost_comes_back_by_resync(team: Team) -> None:
     team.operator(resync_seconds="1")
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready()
     machine.until(lambda: any(":heartbeat:" in k for k in team.stored()), within=SOON, what="the heartbeat is stored")
     before, uid = team.stored(), team.meta()["uid"]
@@ -226,7 +226,7 @@ async def test_a_crew_that_is_anothers_in_the_store_is_refused_and_taken_up_when
     await _foreign(team, owner, stay=True)
     before = team.stored()
     team.operator(resync_seconds="2")
-    team.apply(crew(scaling={"mode": "External"}, replicas=2), crew("other"), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(scaling={"mode": "External"}, replicas=2), crew("other"), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready("other")
     said = team.until_stalled("echo", "OwnerConflict")
     assert owner in said
@@ -267,7 +267,7 @@ def test_two_operators_over_one_store_and_namespace_do_not_fight(
     team: Team, audit_writes: Callable[..., list[Write]], until_rest: Callable[..., int]
 ) -> None:
     first = team.operator(installation="one/watchbill")
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready()
     owner = team.meta()["owner"]
     since = until_rest(OPERATOR, 2)
@@ -284,7 +284,7 @@ def test_two_operators_over_one_store_and_namespace_do_not_fight(
 
 def test_a_removal_that_was_interrupted_is_finished(team: Team) -> None:
     first = team.operator()
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready()
     team.submit(count=150)
     first.kill()

@@ -10,7 +10,7 @@ from typing import Any
 from e2e.cluster import machine
 from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_team
-from e2e.control_plane.operator_team import SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import RARELY, SOON, Team, crew, heartbeat
 
 team = operator_team.team
 store = operator_team.store
@@ -19,7 +19,7 @@ installed = operator_team.installed
 
 def test_a_task_without_a_worker_tells_why_its_pod_is_not_scheduled(team: Team, control_plane: ControlPlane) -> None:
     team.operator()
-    team.apply(crew(), heartbeat("beat", intervalSeconds=3600, agent="a"))
+    team.apply(crew(), heartbeat("beat", intervalSeconds=RARELY, agent="a"))
     team.until_ready()
     machine.until(lambda: "nextFireTime" in team.heartbeat().get("status", {}), within=SOON, what="it is stored")
     team.submit()

@@ -12,7 +12,7 @@ from e2e.cluster.control_plane import ControlPlane
 from e2e.control_plane import operator_process, operator_team
 from e2e.control_plane.crds_server import NAMES, until_served
 from e2e.control_plane.operator_process import hold
-from e2e.control_plane.operator_team import ROOT, SOON, Team, crew, heartbeat
+from e2e.control_plane.operator_team import RARELY, ROOT, SOON, Team, crew, heartbeat
 
 team = operator_team.team
 store = operator_team.store
@@ -43,7 +43,7 @@ def _moved(team: Team, plane: ControlPlane, folder: Path) -> Team:
 
 def test_the_second_cluster_is_refused_what_the_first_stored_and_sweeps_none_of_it(team: Team, elsewhere: Team) -> None:
     first = team.operator()
-    team.apply(crew(), crew("alone"), heartbeat("beat", intervalSeconds=3600))
+    team.apply(crew(), crew("alone"), heartbeat("beat", intervalSeconds=RARELY))
     team.until_ready("echo", "alone")
     team.submit(count=3)
     before = {name: (team.meta(name)["uid"], team.meta(name)["owner"]) for name in ("echo", "alone")}
