@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,12 +103,11 @@ class Team:
     def until_pods(self, crew: str, count: int, within: float = SOON) -> list[dict[str, Any]]:
         """So many, all of them ready."""
 
-        def there() -> bool:
+        def there() -> list[dict[str, Any]]:
             pods = self.pods(crew)
-            return len(pods) == count and all(map(_is_ready, pods))
+            return pods if len(pods) == count and all(map(_is_ready, pods)) else []
 
-        machine.until(there, within=within, what=f"{count} pods of {crew}", every=0.3)
-        return self.pods(crew)
+        return machine.until(there, within=within, what=f"{count} pods of {crew}", every=0.3)
 
     @contextmanager
     def pod_events(self, *names: str) -> Iterator[Callable[[], list[Any]]]:
@@ -159,6 +159,11 @@ class Team:
         """Uninstalls the release. A store of its own stays."""
         where = f"--namespace={NAMESPACE}"
         install.helm(self.cluster, "uninstall", install.RELEASE, where, "--ignore-not-found", "--wait")
+
+
+def patient(script: str) -> str:
+    """The script, with time for a busy machine where it leaves `kubectl wait` its 30 s."""
+    return re.sub(r"(?m)^(?!.*--timeout)(kubectl wait .*)$", rf"\1 --timeout={SOON:.0f}s", script)
 
 
 def connected(url: str) -> redis.Redis:

@@ -15,6 +15,7 @@ import watchbill
 from e2e.cluster import docker, install, programs
 from e2e.cluster.kind import Cluster
 from e2e.cluster.kubectl import Kubectl
+from e2e.kind.team import patient
 
 NAMESPACE = "quickstart"
 
@@ -59,7 +60,7 @@ def test_the_cluster_quickstart_works_as_it_is_written(
     prefix = f"kubectl config set-context --current --namespace={NAMESPACE} > /dev/null\n"
     try:
         done = subprocess.run(
-            ["bash", "-euc", prefix + script],
+            ["bash", "-euc", prefix + patient(script)],
             cwd=install.ROOT,
             env=environment,
             capture_output=True,

@@ -78,8 +78,10 @@ def test_a_five_minute_task_is_handed_on_when_its_pod_is_evicted_or_its_node_dra
         finally:
             team.kubectl("uncordon", node)
         elsewhere(team, name, task, drained)
+        ended = {pod["metadata"]["name"] for pod in (evicted, drained)}
+        machine.until(lambda: exit_codes(events()).keys() >= ended, within=SOON, what="the watch tells of both ends")
         codes = exit_codes(events())
-    assert [codes[pod["metadata"]["name"]] for pod in (evicted, drained)] == [0, 0], "killed"
+    assert [codes[pod] for pod in ended] == [0, 0], "killed"
 
 
 def test_a_pod_that_is_deleted_the_moment_it_starts_ends_long_before_it_would_be_killed(team: Team, name: str) -> None:

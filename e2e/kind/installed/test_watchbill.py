@@ -221,7 +221,7 @@ def test_a_heartbeat_wakes_a_crew_that_has_no_workers(team: Team, name: str) -> 
         "metadata": {"name": name},
         "spec": {"crewRef": {"name": name}, "intervalSeconds": 5, "prompt": "wake up"},
     }
-    team.apply(crew(name), beat)
+    team.apply(crew(name, maxReplicas=1), beat)  # else what came while its first pod started would want another
     try:
         team.until_pods(name, 1)
 
