@@ -46,7 +46,7 @@ class Proxy:
 
     def drop(self) -> None:
         """Drops all bytes from now on, both ways."""
-        self._passes = False
+        self._passes = False  # before the number is raised: a connection has the number of before, or is not made
         self._drops += 1
 
     def heal(self, *, resets: bool = True) -> None:
@@ -69,16 +69,17 @@ class Proxy:
             except OSError:
                 return  # it is closed
             self._ends.append(near)
+            drops = self._drops  # before it looks whether bytes pass: they may cease to while it connects
             if not self._passes:
                 continue  # no answer, and no end
             far = socket.socket(socket.AF_UNIX if isinstance(self._upstream, str) else socket.AF_INET)
             far.connect(self._upstream)
             self._ends.append(far)
             for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=(one, other, self._drops), daemon=True).start()
+                threading.Thread(target=self._pass, args=(one, other, drops), daemon=True).start()
 
     def _pass(self, one: socket.socket, other: socket.socket, drops: int) -> None:
-        """`drops`: that number when the connection was made."""
+        """`drops`: that number before the connection was made."""
         try:
             while data := one.recv(65536):
                 if drops != self._drops:
