@@ -179,6 +179,16 @@ async def test_a_full_queue_misses_slots_and_says_so_until_there_is_room(crew: C
     assert (await crew.state()).missed == crew.counted(metrics.HEARTBEATS_MISSED) == 1
 
 
+async def test_a_run_for_which_the_queue_never_has_room_is_told_with_each_slot(crew: Crew, clock: FakeClock) -> None:
+    await definitions.apply(crew.client, crew.keys, definition(max_queued=1))
+    async with crew.scheduled(beat(agent=None), clock=clock):
+        clock.advance(1)
+        [told] = await until(crew.told)
+        assert "2026-11-21T12:00:01Z" in told
+        assert "has 2 steps, and its maxQueued allows 1 at most" in told
+        assert scheduler.FULL_AGAIN_SECONDS not in clock.sleepers
+
+
 async def test_each_slot_of_a_store_outage_is_fired_late_or_told(
     private_redis: Callable[[], Awaitable[Any]], crew_name: str, clock: FakeClock
 ) -> None:

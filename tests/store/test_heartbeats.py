@@ -192,6 +192,14 @@ async def test_a_full_queue_leaves_the_slot_to_be_fired_later(crew: Crew) -> Non
     assert await crew.fire(one, FOLLOWING) == "fired"
 
 
+async def test_a_run_for_which_the_queue_never_has_room_is_refused_and_waits_for_none(crew: Crew) -> None:
+    """It would be tried until the next slot, and so would each slot."""
+    state = await crew.apply(beat(agent=None))
+    await crew.define(crew_of("a", "b", max_queued=1))
+    with pytest.raises(InvalidInput, match="has 2 steps, and its maxQueued allows 1 at most"):
+        await crew.fire(state)
+
+
 async def test_what_fires_is_the_definition_of_that_moment(crew: Crew) -> None:
     state = await crew.apply(beat(agent=None))
     old = await definitions.current(crew.client, crew.keys)
@@ -225,7 +233,7 @@ async def test_a_crew_of_500_agents_fires_and_a_larger_one_is_refused(crew: Crew
     assert await crew.fire(state) == "fired"
     assert len(await crew.queued()) == 500
     await crew.define(crew_of(*(f"a{i}" for i in range(501))))
-    with pytest.raises(InvalidInput, match="501 agents"):
+    with pytest.raises(InvalidInput, match="has 501 steps, and a heartbeat can start at once 500"):
         await crew.fire(state, FOLLOWING)
 
 
@@ -246,7 +254,7 @@ async def test_what_a_run_reads_is_planned_once_and_not_for_a_crew_that_is_refus
     assert [await crew.fire(state, slot, current) for slot in (SLOT, FOLLOWING)] == ["fired", "fired"]
     assert len(planned) == 1
     await crew.define(crew_of(*(f"a{i}" for i in range(501))))
-    with pytest.raises(InvalidInput, match="501 agents"):
+    with pytest.raises(InvalidInput, match="has 501 steps, and a heartbeat can start at once 500"):
         await crew.fire(state, FOLLOWING)
     assert len(planned) == 1
 

@@ -30,7 +30,8 @@ class Tasks(Strict):
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Number of tasks in the queue above which new ones are refused.",
+        description="Number of tasks in the queue above which new ones are refused; at least as many as the steps with "
+        "which a run begins.",
     )
     result_ttl_seconds: int = Field(
         default=3600,

@@ -17,13 +17,13 @@ import redis.asyncio
 
 from watchbill import tracing
 from watchbill.connection import batches, outages, scripts
-from watchbill.errors import Conflict, InvalidInput, NotFound, Problem
+from watchbill.errors import Conflict, InvalidInput, NotFound
 from watchbill.names import CrewKeys
 from watchbill.plan import heartbeat as beat
 from watchbill.plan import submission
 from watchbill.store import control, definitions, deliveries, heartbeats, refusals, runs, submissions
 from watchbill.store.heartbeats import HeartbeatState, iso, label, ms
-from watchbill.store.queue import BATCH, crew_gone
+from watchbill.store.queue import crew_gone
 from watchbill.tasks import METADATA_MAX_ENTRIES, AgentTask
 
 GUARD: Final = timedelta(hours=1)
@@ -87,8 +87,8 @@ def prepare(
 ) -> Call:
     """The call for this slot; `following` is the slot after it, and `now` the time that the work is told.
 
-    Raises InvalidInput when the crew has more agents than one script may start, or none of the role that the work is
-    for, or the work would be too long, and NewerRecord.
+    Raises InvalidInput when the crew has more agents than one script may start, or than its queue can ever take, or
+    none of the role that the work is for, or the work would be too long, and NewerRecord.
     """
     return _call(keys, state, current, _At(label(slot), slot, now, following, GUARD))
 
@@ -250,9 +250,7 @@ def _call(keys: CrewKeys, state: HeartbeatState, current: definitions.Current, a
         task = submissions.Submission(made, whose, payload, spec.priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(task)
     else:
-        if (number := current.number) > BATCH:
-            reason = f"crew {keys.crew!r} has {number} agents, and a heartbeat can start at most {BATCH} steps at once"
-            raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.agent"))
+        refusals.too_large(keys, current.number, most, "a heartbeat", "spec.agent")
         run = runs.RunSubmission(
             made,
             payload,

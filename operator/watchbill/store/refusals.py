@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from watchbill.errors import Closed, Conflict, DefinitionChanged, QueueFull, QuotaExceeded, sentence
+from watchbill.errors import (
+    Closed,
+    Conflict,
+    DefinitionChanged,
+    InvalidInput,
+    Problem,
+    QueueFull,
+    QuotaExceeded,
+    sentence,
+)
 from watchbill.names import CrewKeys
-from watchbill.store.queue import crew_gone
+from watchbill.store.queue import BATCH, crew_gone
 
 
 def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int) -> None:
@@ -24,6 +33,18 @@ def check(keys: CrewKeys, reply: Sequence[Any], *, digest: str, max_queued: int)
             raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {digest!r} by now")
         case "full":
             raise queue_full(keys, max_queued)
+
+
+def too_large(keys: CrewKeys, number: int, max_queued: int, what: str, path: str) -> None:
+    """Raises InvalidInput for a run of so many steps that no call may begin, or that the queue could never take.
+    `what` begins it."""
+    most = min(BATCH, max_queued)
+    if number > most:
+        by_queue = most < BATCH
+        why = "its maxQueued allows" if by_queue else f"{what} can start at once"
+        reason = f"a run of crew {keys.crew!r} has {number} steps, and {why} {most} at most"
+        fix = "Raise its tasks.maxQueued, or name one of its agents." if by_queue else "Name one agent of the crew."
+        raise InvalidInput(Problem(reason, fix, path=path))
 
 
 def queue_full(keys: CrewKeys, max_queued: int) -> QueueFull:

@@ -15,13 +15,12 @@ import redis.asyncio
 
 from watchbill.api.watches import Watch
 from watchbill.connection import outages, scripts
-from watchbill.errors import InvalidInput, Problem
+from watchbill.errors import InvalidInput
 from watchbill.event_types import TownEvent
 from watchbill.names import CrewKeys
 from watchbill.plan import submission
 from watchbill.plan import watches as plan
-from watchbill.store import definitions, deliveries, events, runs, submissions
-from watchbill.store.queue import BATCH
+from watchbill.store import definitions, deliveries, events, refusals, runs, submissions
 from watchbill.tasks import AgentTask, Priority
 
 Seen = Literal["ok", "gone", "changed", "rest", "early"]
@@ -130,11 +129,8 @@ async def fire(
         one = submissions.Submission(made, whose, task.model_dump_json(), priority, inputs, work=work, deliver=deliver)
         args += submissions.script_args(one)
     else:
-        number, most = current.number, min(BATCH, crew.tasks.max_queued)
-        if number > most:  # of such a size it would hold up all events
-            why = "its maxQueued allows" if most < BATCH else "a watch can start at once"
-            reason = f"a run of crew {keys.crew!r} has {number} steps, and {why} {most} at most"
-            raise InvalidInput(Problem(reason, "Name one agent of the crew.", path="spec.watches"))
+        # It would hold up all events.
+        refusals.too_large(keys, current.number, crew.tasks.max_queued, "a watch", "spec.watches")
         run = runs.RunSubmission(
             made,
             task.model_dump_json(),
