@@ -132,11 +132,12 @@ class Room:
         kubernetes = cast(KubernetesApi, self.server)
         gate = StoreGate(lambda: None, self.clock)
         self.events = Events(kubernetes, "operator-0", self.clock)
+        self.statuses = Statuses(kubernetes, self.cache, gate, lambda _: None, self.events, self.clock)
         self.reconciler = Reconciler(
             kubernetes,
             self.cache,
             cast(Stored, self.store),
-            Statuses(kubernetes, self.cache, gate, lambda _: None, self.events, self.clock),
+            self.statuses,
             gate,
             cast(Eviction, SimpleNamespace(message="")),
             self.memory,

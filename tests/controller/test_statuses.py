@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from barriers import settle
@@ -13,7 +14,7 @@ from watchbill.controller.events import Events
 from watchbill.controller.memory import CrewMemory
 from watchbill.controller.statuses import Statuses, urgency
 from watchbill.controller.store_gate import StoreGate
-from watchbill.errors import NotFound
+from watchbill.errors import KubernetesUnavailable, NotFound
 from watchbill.kubernetes_api import KubernetesApi
 from watchbill.testing import FakeClock
 
@@ -176,6 +177,16 @@ async def test_figures_wait_for_ten_seconds_after_any_write() -> None:
     assert await writing.has_written(status("FlowCycle"), status())
     writing.clock.advance(1)
     assert await writing.write(status(), status(waiting=4)) == 9
+
+
+async def test_figures_that_could_not_be_written_do_not_count_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    writing = Writing()
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.server, "apply_status", AsyncMock(side_effect=KubernetesUnavailable("timed out")))
+        with pytest.raises(KubernetesUnavailable):
+            await writing.write(status(), status(waiting=4))
+    writing.clock.advance(TURN)
+    assert await writing.has_written(status(), status(waiting=4)), "at once, and not after the pause between two writes"
 
 
 async def test_figures_that_wait_for_their_turn_do_not_count_as_written() -> None:

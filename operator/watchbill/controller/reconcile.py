@@ -59,6 +59,11 @@ class _Synced:
     fault: plan.Fault | None
     """The mistake in the crew, where there is one."""
 
+    @property
+    def is_conflict(self) -> bool:
+        """The crew is another operator's."""
+        return self.fault is not None and self.fault[0] is Reason.OWNER_CONFLICT
+
 
 class Reconciler:
     """Brings one crew to where it should be."""
@@ -130,7 +135,7 @@ class Reconciler:
     async def _bring(self, key: Key, seen: Object, memory: CrewMemory) -> float | None:
         crew, definition, fault = read(seen)
         synced = await self._sync_store(key, seen, definition, fault, memory)
-        if self._repeats_conflict(key, seen, synced, memory):
+        if _repeats_conflict(seen, synced, memory):
             return plan.AGAIN_SECONDS
         unstored = synced.fault if synced.state is None and synced.error is None else None
         pauses = await self._write_heartbeat_statuses(key, memory, synced.state, unstored)
@@ -147,6 +152,7 @@ class Reconciler:
                 memory.dead = synced.state.dead
             self._events.tell("crews", seen["metadata"], told)
             pauses.append(await self._statuses.write("crews", seen, planned.status, key, memory))
+            self._note_conflict(key, synced, memory)
             pauses.append(planned.again_seconds)
             if planned.wish is not None and planned.scaling is not None:
                 self._cache.quotas.wants(key, planned.wish, planned.scaling.replicas)
@@ -222,18 +228,6 @@ class Reconciler:
             return _Synced(None, self._gate.error, fault)
         self._gate.answered()
         return _Synced(state, None, fault)
-
-    def _repeats_conflict(self, key: Key, seen: Object, synced: _Synced, memory: CrewMemory) -> bool:
-        """Returns whether the crew is another operator's, and its status has said so for this generation."""
-        if synced.fault is not None and synced.fault[0] is Reason.OWNER_CONFLICT:
-            generation = seen["metadata"]["generation"]
-            if memory.conflict == generation:
-                return True
-            logger.warning("%s/%s: %s", *key, synced.fault[1])
-            memory.conflict = generation
-        elif synced.state is not None:
-            memory.conflict = None
-        return False
 
     async def _observe(self, key: Key, crew: Crew, seen: Object, synced: _Synced, memory: CrewMemory) -> plan.Observed:
         state, generation = synced.state, int(seen["metadata"]["generation"])
@@ -323,6 +317,14 @@ class Reconciler:
             pauses.append(await self._statuses.write("heartbeats", seen, status, key, memory))
         return pauses
 
+    def _note_conflict(self, key: Key, synced: _Synced, memory: CrewMemory) -> None:
+        """Remembers that the status says that the crew is another operator's, once it does: its write may wait for a
+        turn, or fail."""
+        status = (self._cache.crews.get(key) or {}).get("status") or {}
+        if synced.is_conflict and plan.summary(status).get("reason") == Reason.OWNER_CONFLICT:
+            memory.conflict = status["observedGeneration"]
+            logger.warning("%s/%s: %s", *key, synced.fault and synced.fault[1])
+
     async def _write_unreadable_status(
         self, key: Key, seen: Object, memory: CrewMemory, fault: plan.Fault | None
     ) -> float | None:
@@ -338,6 +340,13 @@ class Reconciler:
         unchanged = {k: v for k, v in before.items() if k in kept}
         status = {**unchanged, "observedGeneration": generation, "conditions": conditions}
         return await self._statuses.write("crews", seen, status, key, memory)
+
+
+def _repeats_conflict(seen: Object, synced: _Synced, memory: CrewMemory) -> bool:
+    """Returns whether the crew is another operator's, and its status has said so for this generation."""
+    if synced.state is not None:
+        memory.conflict = None
+    return synced.is_conflict and memory.conflict == seen["metadata"]["generation"]
 
 
 def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, plan.Fault | None]:

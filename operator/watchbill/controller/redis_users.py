@@ -46,8 +46,8 @@ LOOK_SECONDS: Final = 1.0
 class _Known:
     wanted: plan.Wanted
     credential: plan.Credential
-    is_checked: bool = True
-    """Its Secret was read since the last resync."""
+    is_checked: bool = False
+    """Its Secret says so, as was read or written since the last resync."""
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class RedisUsers:
         if step.secret is not None and not may_write:
             return None
         self.check()
-        self._known[key] = _Known(wanted, step.credential)
+        known = self._known[key] = _Known(wanted, step.credential)
         try:
             if not self._at:
                 await self._look()
@@ -135,13 +135,13 @@ class RedisUsers:
                 "redis.aclPerCrew to false"
             )
         if step.secret is not None:
+            write = self.kubernetes.create if secret is None else self.kubernetes.apply
             try:
-                write = self.kubernetes.create if secret is None else self.kubernetes.apply
                 await write("secrets", step.secret)
             except Conflict as error:
-                self._known.pop(key)
                 raise StaleObject(str(error)) from error
             logger.info("%s/%s: the Secret of its user of the store is written", *key)
+        known.is_checked = True
         return None
 
     async def remove(self, key: Key) -> None:

@@ -169,17 +169,18 @@ class Statuses:
                     return wait
                 if not self.turns.take(resource, crew, first=False):
                     return None
-        now = self._clock.monotonic()
-        recent = {other: at for other, at in memory.written.items() if now - at < max(self._seconds.values())}
-        memory.written = {**recent, resource: now}
         try:
-            if await self._apply(kind, seen, status, crew):
-                self._events.tell(kind, metadata, tell.of_status(before, status))
+            is_written = await self._apply(kind, seen, status, crew)
         except KubernetesRefuses as error:
             faults.count(error)
             self._refused(resource, metadata, str(error), memory)
             return REFUSED_SECONDS
+        now = self._clock.monotonic()
+        recent = {other: at for other, at in memory.written.items() if now - at < max(self._seconds.values())}
+        memory.written = {**recent, resource: now}
         memory.refused.pop(resource, None)
+        if is_written:
+            self._events.tell(kind, metadata, tell.of_status(before, status))
         return None
 
     def _refused(self, resource: Resource, metadata: Mapping[str, Any], message: str, memory: CrewMemory) -> None:
