@@ -23,6 +23,8 @@ logger = Logger("watchbill.worker")
 POLL_SECONDS: Final = 30.0
 """Seconds, about, between two checks of a worker that was told of nothing to deliver whether there is something all the
 same: it may have no right to listen."""
+AWAY_SECONDS: Final = 1.0
+"""Seconds until it asks for a crew that was gone while it delivered."""
 
 
 class Deliveries:
@@ -75,40 +77,52 @@ class Deliveries:
 
     async def _run(self) -> None:
         """May be begun again: background.start does so after a fault."""
-        try:
-            current = await self._needed()
-            await asyncio.to_thread(_load)
-            from watchbill.worker.delivering import mover, sending
-
-            self._state = state = WorkerState(self._grace_seconds, self._clock)
-            if self._stopped is not None:
-                state.stop(now=self._stopped)
-            work = sending.DeliveryWork(self._store.client, self._keys, self._uid, self._how, state)
-            shift = Shift(
-                state, self._store, self._keys.deliveries(), work, current, slots=self._how.slots, recycle=False
-            )
-            moving = background.start("outbox", lambda: mover.move(state, self._store.client, self._keys, self._uid))
+        while (current := await self._needed()) is not None:
             try:
-                await shift.run()
-            finally:
-                await background.end(moving)
-                self._state = None
-        except (CrewGone, NotFound, StoreUnavailable) as error:  # the worker itself says so
-            logger.debug("deliveries of %s have ended: %s", self._keys.crew, error)
+                await self._deliver(current)
+                return
+            except StoreUnavailable as error:  # the worker itself says so
+                logger.debug("deliveries of %s have ended: %s", self._keys.crew, error)
+                return
+            except CrewGone as error:  # likewise; but the store may have lost it, and get it back
+                logger.debug("deliveries of %s rest: %s", self._keys.crew, error)
+            if self._stopped is not None:
+                return
+            await self._clock.sleep(AWAY_SECONDS)
 
-    async def _needed(self) -> definitions.Current:
-        """Returns the crew once there is something to deliver, or it has destinations."""
+    async def _deliver(self, current: definitions.Current) -> None:
+        """Delivers until it is stopped. Raises CrewGone, and StoreUnavailable at the end of the grace period."""
+        await asyncio.to_thread(_load)
+        from watchbill.worker.delivering import mover, sending
+
+        self._state = state = WorkerState(self._grace_seconds, self._clock)
+        if self._stopped is not None:
+            state.stop(now=self._stopped)
+        work = sending.DeliveryWork(self._store.client, self._keys, self._uid, self._how, state)
+        shift = Shift(state, self._store, self._keys.deliveries(), work, current, slots=self._how.slots, recycle=False)
+        moving = background.start("outbox", lambda: mover.move(state, self._store.client, self._keys, self._uid))
+        try:
+            await shift.run()
+        finally:
+            await background.end(moving)
+            self._state = None
+
+    async def _needed(self) -> definitions.Current | None:
+        """Returns the crew once there is something to deliver, or it has destinations; None: the store has another crew
+        of that name. Waits for a crew that isn't there: if it doesn't come back, the worker ends, and stops this."""
         client, keys = self._store.client, self._keys
         digest, has_some = "", False
         while True:
             self._told.clear()
-            current = await outages.persist(lambda: definitions.current(client, keys))
             try:
+                current = await outages.persist(lambda: definitions.current(client, keys))
+                if current.uid != self._uid:
+                    return None
                 if current.digest != digest or not current.content:  # a large crew takes long to be read
                     digest, has_some = current.digest, bool(current.definition.delivery)
                 if has_some or await outages.persist(lambda: deliveries.exist(client, keys)):
                     return current
-            except NewerRecord:  # one that can be read may come
+            except (NewerRecord, NotFound):  # one that can be read may come
                 pass
             await wait_for_event(self._told, POLL_SECONDS * random.uniform(0.5, 1.5), self._clock)
 

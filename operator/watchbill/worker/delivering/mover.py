@@ -8,7 +8,7 @@ from typing import Final
 
 import redis.asyncio
 
-from watchbill.errors import StoreRefuses, WatchbillError
+from watchbill.errors import CrewGone, StoreRefuses, WatchbillError
 from watchbill.loggers import Logger
 from watchbill.names import CrewKeys
 from watchbill.store import deliveries
@@ -26,7 +26,7 @@ _LEAVE_SECONDS: Final = 0.5
 
 
 async def move(state: WorkerState, client: redis.asyncio.Redis, keys: CrewKeys, uid: str) -> None:
-    """Runs until it is cancelled. Raises CrewGone."""
+    """Runs until it is cancelled."""
     who = state.incarnation.name
     try:
         while True:
@@ -35,6 +35,8 @@ async def move(state: WorkerState, client: redis.asyncio.Redis, keys: CrewKeys, 
                     await state.clock.sleep(POLL_SECONDS)
                 elif await state.persist(lambda: deliveries.wait(client, keys, int(BLOCK_SECONDS * 1000))):
                     await state.persist(lambda: deliveries.move(client, keys, uid))
+            except CrewGone:  # the shift hears it, too; the store may have lost it, and get it back
+                await state.clock.sleep(POLL_SECONDS)
             except (StoreRefuses, redis.exceptions.RedisError):
                 logger.exception("results can't be moved onto the delivery queue; trying again")
                 await state.clock.sleep(_REFUSED_SECONDS)

@@ -11,6 +11,7 @@ import json
 import math
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -170,12 +171,15 @@ class Deliverer:
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
         return self._dead(task, f"{type(failure).__name__}: {failure}")
 
+    def put_off(self, task: Claimed) -> Finished:
+        return self._finished(task, "later", "", "", math.ceil(PUT_OFF_SECONDS * 1000))
+
     async def close(self) -> None: ...
 
     async def deliver(self, task: Claimed, known: Mapping[str, Any]) -> Finished:
         """Makes one attempt, and returns how it ended. Raises CrewGone."""
         if "unreadable" in known:
-            return self._finished(task, "later", "", "", math.ceil(PUT_OFF_SECONDS * 1000))
+            return self.put_off(task)
         content = Content.unpack(task.payload)
         destination = self._destination(task, content)
         if destination is None:
@@ -199,7 +203,8 @@ class Deliverer:
         message = Message(delivery_id=task.id, attempt=task.attempt, remaining=remaining, **content.message)
         with self._shares.sending(destination):
             finished = await self._attempt(task, destination, message)
-        await self._shares.go_on(destination, task.agent)
+        with suppress(CrewGone):  # what has ended is to be told all the same
+            await self._shares.go_on(destination, task.agent)
         return finished
 
     async def _pause(self) -> None:
@@ -218,7 +223,8 @@ class Deliverer:
                 failure = replace(failure, remaining=json.dumps(error.remaining), counts=False)
             seconds = plan.pause(task.attempt, error.retry_after, schedule=self._how.schedule, chance=random.random())
             return await self._failed(task, destination, failure, seconds)
-        await self._circuits.succeeded(destination, task.agent)
+        with suppress(CrewGone):
+            await self._circuits.succeeded(destination, task.agent)
         output = outputs.made(task.agent, {"status": taken.status, "detail": taken.detail})
         return self._finished(task, "completed", self._result(task, output=output))
 
@@ -330,8 +336,8 @@ class Sending:
     async def _run(self) -> None:
         try:
             finished = await self._deliverer.deliver(self._claimed, self._known)
-        except CrewGone:  # the shift hears it, too
-            return
+        except CrewGone:  # the shift hears it, too; where the store has lost the crew, it has lost the message
+            finished = self._deliverer.put_off(self._claimed)
         except (ValueError, LookupError, ValidationError) as error:  # a payload that can't be read
             finished = self._deliverer.broken(self._claimed, error)
         except Exception as error:  # our own fault
