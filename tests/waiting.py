@@ -1,10 +1,11 @@
-"""A wait for what a test expects, for as long as a busy machine may need."""
+"""Waits for what a test expects, for as long as a busy machine may need, and looks at what is not ready yet."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +18,12 @@ async def is_soon(call: Callable[[], Awaitable[Any]], seconds: float, tries: int
         if time.monotonic() - began < seconds:
             return True
     return False
+
+
+def whole_lines(file: Path) -> list[str]:
+    """The lines of a file that somebody may be writing, but for one that is not whole yet; [] if there is no file."""
+    text = file.read_text() if file.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 async def until(condition: Callable[[], Any], seconds: float = 180.0, what: str = "this") -> Any:

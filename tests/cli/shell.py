@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import forks
+from waiting import whole_lines
 
 CREW = """\
 apiVersion: watchbill.dev/v1alpha1
@@ -112,8 +113,7 @@ class Shell:
         (self.folder / f"hold-{agent}").unlink()
 
     def notes(self) -> list[str]:
-        path = self.folder / "notes"
-        return path.read_text().splitlines() if path.exists() else []
+        return whole_lines(self.folder / "notes")
 
     def run(
         self,

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from waiting import whole_lines
+
 AGENTS = '''
 import asyncio
 import json
@@ -87,8 +89,7 @@ class Place:
         return self.file
 
     def notes(self) -> list[dict[str, Any]]:
-        path = self.folder / "notes"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [json.loads(line) for line in whole_lines(self.folder / "notes")]
 
     def executions(self) -> Counter[str]:
         return Counter(line["task"] for line in self.notes())

@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from runtimes import Runtime, task
 
 import forks
-from waiting import until
+from waiting import until, whole_lines
 from watchbill import connection
 from watchbill.names import CrewKeys
 from watchbill.services import AgentServiceClient, AgentServiceConfig, HeartbeatConfig, TaskResult
@@ -57,10 +56,8 @@ class Processes:
 
     def notes(self, what: str) -> Counter[str]:
         """Task → how often that was noted of it."""
-        with suppress(FileNotFoundError):
-            lines = Path(self._notes).read_text().splitlines()
-            return Counter(line["task"] for line in map(json.loads, lines) if line["what"] == what)
-        return Counter()
+        lines = map(json.loads, whole_lines(Path(self._notes)))
+        return Counter(line["task"] for line in lines if line["what"] == what)
 
     async def kill_at(self, process: subprocess.Popen[bytes], ends: int) -> Counter[str]:
         """kill -9 once so many tasks have ended. Returns how often each that is finished was begun."""

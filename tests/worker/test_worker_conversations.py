@@ -8,7 +8,7 @@ from collections import Counter
 
 from workshop import Make
 
-from waiting import until
+from waiting import until, whole_lines
 from watchbill.records import AgentDefinition
 from watchbill.tasks import Usage
 from watchbill.testing import Answer, FakeModel, Request, ToolCall
@@ -41,13 +41,13 @@ async def test_a_killed_worker_costs_one_call_of_each_conversation(make_crew: Ma
         for task in ("turn", "tool"):
             await crew.submit(task, "guide", task)
         # On a busy machine the libraries of models take a minute to import, in each of the two workers.
-        await until(lambda: len(asked("turn")) == 3 and "!tool1" in path.read_text(), 300, "the middle of both")
+        await until(lambda: len(asked("turn")) == 3 and '"!tool1"' in whole_lines(path), 300, "the middle of both")
         first.kill()
         crew.open()
         await crew.worker()
         turn, tool = await crew.results(["turn", "tool"], timeout=300)
     assert (asked("turn"), asked("tool")) == ([0, 1, 2, 2], [0, 1, 2])
-    called = Counter(map(json.loads, path.read_text().splitlines()))
+    called = Counter(map(json.loads, whole_lines(path)))
     assert called == {"turn0": 1, "turn1": 1, "tool0": 1, "!tool1": 2}
     assert (turn.output, tool.output) == ("turn0 turn1", "tool0 !tool1")
     once = Usage(input_tokens=10, output_tokens=5, requests=1)

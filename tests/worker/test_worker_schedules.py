@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from workshop import Crew, Make, agent
 
-from waiting import until
+from waiting import until, whole_lines
 from watchbill.api.hierarchy import Hierarchy
 from watchbill.api.modes import Synthesis
 from watchbill.errors import NotFound
@@ -238,8 +238,7 @@ ROWS = [
 
 def read(crew: Crew) -> list[tuple[str, str]]:
     """What was noted, in order: (start or end, step)."""
-    path = crew.folder / "notes"
-    lines = map(json.loads, path.read_text().splitlines() if path.exists() else [])
+    lines = map(json.loads, whole_lines(crew.folder / "notes"))
     return [(line["what"], line["task"].partition("/")[2]) for line in lines]
 
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from workshop import Crew, Make, agent
 
-from waiting import until
+from waiting import until, whole_lines
 from watchbill.api.tool_sources import HttpTool, ToolServer
 from watchbill.errors import Conflict
 from watchbill.records import AgentDefinition
@@ -34,8 +34,7 @@ def guide(model: FakeModel, *tools: str) -> AgentDefinition:
 
 
 def words(crew: Crew) -> Counter[str]:
-    path = crew.folder / "words"
-    return Counter(map(json.loads, path.read_text().splitlines())) if path.exists() else Counter()
+    return Counter(map(json.loads, whole_lines(crew.folder / "words")))
 
 
 async def asked(crew: Crew, task_id: str, number: int) -> Sequence[Approval]:

@@ -24,7 +24,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 import forks
-from waiting import until
+from waiting import until, whole_lines
 from watchbill import connection, metrics
 from watchbill.agents.loading import AgentLoader
 from watchbill.client import Client, Result
@@ -167,9 +167,7 @@ class Crew:
     # ---------------------------------------------------------------- what agents noted
 
     def notes(self, what: str = "start") -> list[dict[str, Any]]:
-        path = self.folder / "notes"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [line for line in map(json.loads, lines) if line["what"] == what]
+        return [line for line in map(json.loads, whole_lines(self.folder / "notes")) if line["what"] == what]
 
     def executions(self) -> Counter[str]:
         """Task or step id → how often it was started."""
