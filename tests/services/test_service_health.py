@@ -18,6 +18,7 @@ from waiting import until
 from watchbill import local_server
 from watchbill.errors import InvalidInput, StoreUnavailable
 from watchbill.services import AgentService, AgentServiceConfig, BotManager
+from watchbill.worker import health
 
 PROGRAM = Path(__file__).with_name("service_process.py")
 
@@ -32,6 +33,7 @@ async def test_a_service_shows_health_and_metrics_where_a_workers_setting_says(
 ) -> None:
     assert (await runtime.service()).health_port is None
     monkeypatch.setenv("WATCHBILL_HEALTH_PORT", "0")
+    monkeypatch.setattr(health, "FIGURES_SECONDS", 60.0)
     service = await runtime.service()
     port = service.health_port
     assert await get(port, "/healthz") == (200, "ok\n")

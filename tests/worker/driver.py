@@ -22,7 +22,7 @@ from watchbill.local import LocalCrews
 from watchbill.settings import Settings
 from watchbill.store.queue import Queue
 from watchbill.tracing import switch
-from watchbill.worker import batch_sender, parked
+from watchbill.worker import batch_sender, health, parked
 
 
 def only_rung(set_attribute: Callable[[Any, str, Any], None] = setattr) -> None:
@@ -41,6 +41,8 @@ async def main(options: dict[str, Any]) -> None:
     batch_sender.HOLD_SECONDS = options["batch_hold_seconds"]  # type: ignore[misc]
     batch_sender.LOOK_SECONDS = options["batch_hold_seconds"] / 3  # type: ignore[misc]
     batch_sender.FIRST_LOOK_SECONDS = batch_sender.TURN_SECONDS = 0.05  # type: ignore[misc]
+    health.FIGURES_SECONDS = options["figures_seconds"]  # type: ignore[misc]
+    switch.FLUSH_SECONDS = 60.0  # type: ignore[misc]  # the tests' collector may be as slow as the machine
     if options["only_rung"]:
         only_rung()
     crews = LocalCrews(

@@ -34,11 +34,14 @@ async def test_the_blocks_of_the_page_work_as_it_says(
 ) -> None:
     crew, shell, program = (text for _, text in BLOCK.findall(TEXT))
     (tmp_path / "tides.yaml").write_text(crew)
-    with Collector() as collector:
-        script = shell.replace("http://127.0.0.1:4318", collector.url)
-        assert script != shell
-        answer = await asyncio.to_thread(run, ["bash", "-euc", script], tmp_path)
-    assert "When is high water?" in answer
+    for _ in range(3):  # at its end the command gives a collector on a busy machine 2 s
+        with Collector() as collector:
+            script = shell.replace("http://127.0.0.1:4318", collector.url)
+            assert script != shell
+            answer = await asyncio.to_thread(run, ["bash", "-euc", script], tmp_path)
+        assert "When is high water?" in answer
+        if len(collector.spans) >= 6:
+            break
     (sent,), (whole,) = collector.named("submit default/tides"), collector.named("invoke_workflow tides")
     assert (sent.parent, whole.parent) == ("", sent.id)
     below = [span.name for span in collector.spans if span.parent == whole.id]

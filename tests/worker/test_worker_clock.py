@@ -57,7 +57,7 @@ def wrong(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, str
 async def test_times_and_pauses_of_tasks_are_right(make_crew: Make, wrong: tuple[dict[str, str], int]) -> None:
     environment, ahead = wrong
     crew = await made(make_crew)
-    worker = await crew.worker(environment=environment, health=True)
+    worker = await crew.worker(environment=environment, health=True, figures_seconds=SLACK)
 
     before = time.time()
     await crew.submit("tell", "tell")

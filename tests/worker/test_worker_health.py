@@ -98,7 +98,7 @@ async def test_the_metrics_are_those_of_what_really_happens(make_crew: Make) -> 
     victim = await crew.worker(doomed=True)
     await victim.ended()
     await crew.queue.declare_dead([*await crew.incarnations(victim)])
-    worker = await crew.worker(health=True)
+    worker = await crew.worker(health=True, figures_seconds=60)
 
     async def figures() -> dict[tuple[str, ...], float]:
         return await metrics_of(worker.metrics_url, crew.name)
@@ -218,7 +218,7 @@ async def test_a_renewal_that_comes_late_is_counted(make_crew: Make) -> None:
 
 async def test_refused_submissions_are_in_the_metrics(make_crew: Make) -> None:
     crew = await make_crew({"a": "Gate"}, tasks={"max_queued": 1})
-    worker = await crew.worker(health=True)
+    worker = await crew.worker(health=True, figures_seconds=60)
     await crew.submit("t1", "a")
     for _ in range(2):
         with pytest.raises(QueueFull):
@@ -248,7 +248,11 @@ async def test_a_scrape_answers_soon_and_with_the_last_figures_while_the_store_i
     worker = await crew.worker(health=True)
     await crew.submit("t", "a")
     await crew.started("t")
-    assert (await metrics_of(worker.metrics_url, crew.name))["watchbill_queue_depth", "running"] == 1
+
+    async def is_shown() -> bool:
+        return (await metrics_of(worker.metrics_url, crew.name)).get(("watchbill_queue_depth", "running")) == 1
+
+    await until(is_shown)
 
     async def look() -> None:
         now = await metrics_of(worker.metrics_url, crew.name)

@@ -34,6 +34,7 @@ from watchbill.records import AgentDefinition, CrewDefinition, ExecutionMode, Ta
 from watchbill.store import control, definitions, events
 from watchbill.store.queue import Queue
 from watchbill.tasks import RunResult
+from watchbill.worker.health import FIGURES_SECONDS
 from watchbill.worker.shift import Shift
 from watchbill.worker.worker import Worker
 
@@ -264,13 +265,14 @@ class Crew:
         folders: Iterable[Path] = (AGENTS,),
         unpark_seconds: float = 30.0,
         health: bool = False,
+        figures_seconds: float = FIGURES_SECONDS,
         only_rung: bool = False,
         batch_hold_seconds: float = 60.0,
         environment: Mapping[str, str] | None = None,
         doomed: bool = False,
     ) -> Process:
         """Starts a worker process; returns once it has its lease (`doomed`: at once). `only_rung`: it never looks for
-        work by itself while it is idle."""
+        work by itself while it is idle. `figures_seconds`: the longest that a scrape waits for the store's figures."""
         options = {
             "url": url or self.url,
             "crew": self.name,
@@ -279,6 +281,7 @@ class Crew:
             "grace_seconds": grace_seconds,
             "unpark_seconds": unpark_seconds,
             "health": health,
+            "figures_seconds": figures_seconds,
             "only_rung": only_rung,
             "batch_hold_seconds": batch_hold_seconds,
         }
