@@ -171,7 +171,7 @@ async def test_if_none_can_ever_answer_no_attempt_follows() -> None:
 
 async def test_a_model_that_hangs_is_left_after_the_timeout_of_a_request() -> None:
     async with FakeModel(lambda _: asyncio.Event().wait()) as one, FakeModel(["yes"]) as two:  # type: ignore[arg-type,return-value]
-        crew = crew_of(one.base_url, two.base_url, config={"timeout": 0.3})
+        crew = crew_of(one.base_url, two.base_url, config={"timeout": 5})
         assert await run(crew, testing.context()) == "yes"
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from support import LEASE_MS, SHORT_MS, Crew, finished, limit, server_ms
 from waiting import until
 from watchbill import connection
 from watchbill.api.limits import RateLimit
+from watchbill.errors import Fenced
 from watchbill.names import LIMITED
 from watchbill.plan.why import Reason, explain
 from watchbill.store import figures, packed, why
@@ -340,7 +342,8 @@ async def test_with_workers_killed_no_more_than_allowed_run_and_none_is_lost(cre
         count = 0
         while len(ends) < len(mine) + len(others):
             count += 1
-            await life(f"w{place}-{count}")
+            with suppress(Fenced):  # a busy machine let its lease run out, and others have its tasks
+                await life(f"w{place}-{count}")
 
     async with asyncio.timeout(180):
         await asyncio.gather(watch(), *(lives(i) for i in range(6)))

@@ -81,9 +81,9 @@ async def test_what_a_dead_worker_held_waits_again_and_its_attempt_counts(crew: 
         return await suspension.return_dead(crew.client, crew.keys, crew.uid, names)
 
     await crew.submit("begun", "held")
+    await crew.claim("alive", 1, 0)  # now: later, it could take over from the other
     taken = await crew.claim("dead", 1, 2, lease_ms=SHORT_MS)
     await crew.queue.start("dead", taken[:1])
-    await crew.claim("alive", 1)
     assert await returned("dead") == 0, "it is not suspended: a claim takes over"
     await suspend(crew)
     await until(lambda: suspension.silent(crew.client, crew.keys))

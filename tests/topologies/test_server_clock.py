@@ -57,7 +57,7 @@ async def test_a_dead_workers_task_is_taken_over_in_time_though_the_clock_goes_b
         await until(lambda: _is_delayed(crew, "again"))
         await moved(crew, clock, -2 * HOUR)
     killed = victim.kill()
-    await until(lambda: crew.executions()["t"] == 2, LEASE + 2 + SLACK)
+    await until(lambda: crew.executions()["t"] >= 2, LEASE + 2 + SLACK)
     assert time.monotonic() - killed < LEASE + 2 + SLACK
     crew.open()
     assert (await crew.result("t")).success
