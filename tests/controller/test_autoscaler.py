@@ -228,3 +228,21 @@ def test_a_crew_that_is_reconciled_meanwhile_keeps_no_reading() -> None:
     memory = CrewMemory(reading=(0.0, None))  # type: ignore[arg-type]
     memory.outdate()
     assert (memory.reading, memory.take(0.0), memory.swept) == (None, None, None)
+
+
+async def test_a_look_remembers_nothing_of_crews_that_are_gone(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, idle = room.keys[:ACTIVE], room.keys[ACTIVE:]
+    for key in busy:
+        room.memory.of(key).watch = "closely"
+    read = sweep.read
+
+    async def slow(*arguments: Any) -> AsyncIterator[tuple[str, Any]]:
+        async for found in read(*arguments):
+            for key in busy:
+                room.memory.pop(key)  # as their reconciliation does
+            yield found
+
+    monkeypatch.setattr(sweep, "read", slow)
+    for _ in range(IDLE_PARTS):
+        await room.look()
+    assert [key for key in (*busy, *idle) if room.memory.known(key) is not None] == []

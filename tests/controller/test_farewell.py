@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from watchbill import connection
-from watchbill.controller.farewell import AGAIN_SECONDS, READ_SECONDS, Farewell, policy_of
+from watchbill.controller.farewell import AGAIN_SECONDS, FORGET_SECONDS, READ_SECONDS, Farewell, policy_of
 from watchbill.errors import CrewGone
 from watchbill.names import CrewKeys
 from watchbill.records import AgentDefinition, CrewDefinition
@@ -116,6 +116,19 @@ async def test_a_crew_whose_resource_is_there_after_all_is_open_again(crew: Goin
     changed = OF_CREW.model_copy(update={"description": "another"})
     await definitions.apply(crew.client, crew.keys, changed, owner="we", suspended=False, deletion=policy_of({}))
     await crew.submit("taken")
+
+
+async def test_what_was_remembered_of_a_crew_is_forgotten_if_it_goes_another_way(
+    crew: Going, redis_url: str, crew_name: str
+) -> None:
+    await crew.submit("runs")
+    await crew.begin()
+    assert await crew.pause() == AGAIN_SECONDS
+    await definitions.delete(crew.client, crew.keys, crew.uid)  # by hand, or by another replica
+    crew.clock.advance(FORGET_SECONDS)
+    async with going(redis_url, f"{crew_name}-other") as other:
+        assert await crew.farewell.pause(other.keys, other.uid) is None
+    assert crew.farewell._ended == {}
 
 
 @pytest.mark.pure

@@ -65,6 +65,10 @@ class Town:
         self.cache.quotas.wants(("team", name), wish, got)
         return got
 
+    def most(self, name: str) -> int | None:
+        share = self.cache.quotas.share(("team", name), 20)
+        return share.most if share is not None else None
+
     def wakes(self) -> set[str]:
         found, self.woken = set(self.woken), []
         return found
@@ -131,6 +135,17 @@ def test_workers_are_shared_once_crews_want_more_than_there_are() -> None:
     town.drop("a")
     assert town.wakes() == {"c"}
     assert town.given("c", 5) == 5
+
+
+def test_a_crew_that_is_made_anew_has_the_share_of_its_own_age() -> None:
+    town = Town(Hard(workers=3))
+    town.put("a", 1)
+    town.put("b", 2)
+    assert (town.given("b", 9), town.given("a", 0)) == (3, 0)
+    assert town.most("a") == 2, "what can't be divided goes to the oldest"
+    town.drop("a")
+    town.put("a", 3)
+    assert town.most("a") == 1
 
 
 def test_a_crew_that_was_given_more_than_its_share_by_now_comes_again() -> None:

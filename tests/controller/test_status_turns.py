@@ -12,7 +12,7 @@ from barriers import settle
 
 from watchbill.controller.cache import Key
 from watchbill.controller.memory import Resource
-from watchbill.controller.statuses import Turns
+from watchbill.controller.statuses import GRANTED_SECONDS, Turns
 from watchbill.testing import FakeClock
 
 pytestmark = pytest.mark.pure
@@ -209,3 +209,16 @@ async def test_without_delays_writes_come_as_fast_as_they_may() -> None:
         while len(asking.wrote) < 40 and asking.clock.monotonic() < 9:
             await asking.advance(0.002)
     assert asking.clock.monotonic() < 2.4
+
+
+async def test_a_turn_is_not_kept_for_ever_for_a_resource_that_is_gone() -> None:
+    clock = FakeClock()
+    turns = Turns(lambda _: None, clock)
+    task = asyncio.create_task(turns.run())
+    assert turns.take(("crews", "team", "first"), ("team", "first"), first=True)
+    for name in ("gone", "later"):
+        assert not turns.take(("crews", "team", name), ("team", name), first=True)
+        clock.advance(GRANTED_SECONDS if name == "later" else TURN)
+        await settle()
+    assert list(turns._granted) == [("crews", "team", "later")]
+    task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -162,6 +163,47 @@ async def test_a_removed_heartbeat_fires_no_more_in_any_scheduler(
         await until(lambda: as_awaitable("no longer fires it" in caplog.text))
         assert there._timed == {}
         assert await crew.fired() == before
+
+
+async def test_nothing_is_kept_of_a_crew_whose_heartbeats_are_removed(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(beat(), beat("other"), clock=clock) as running:
+        await crew.tick(clock)
+        assert list(running._definitions) == [crew.keys.crew]
+        await running.remove(crew.keys, crew.uid, "hb")
+        await crew.tick(clock, "other")
+        await running.remove(crew.keys, crew.uid, "other")
+        await crew.settled()
+        assert (running._definitions, running._timed) == ({}, {})
+
+
+async def test_a_definition_that_is_read_while_its_crew_goes_is_not_kept(
+    crew: Crew, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked, go_on = definitions.current, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> definitions.Current:
+        found = await read(*arguments)
+        asked.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(definitions, "current", slow)
+    async with crew.scheduled(beat(schedule="0 * * * *"), clock=clock) as running:
+        clock.advance(3595)  # the call of the next slot is made ahead
+        await asyncio.wait_for(asked.wait(), 60)
+        await running.remove(crew.keys, crew.uid, "hb")
+        go_on.set()
+        await crew.settled()
+        assert running._definitions == {}
+
+
+async def test_the_times_of_removed_heartbeats_are_not_kept_until_they_come(crew: Crew, clock: FakeClock) -> None:
+    async with crew.scheduled(beat("stays"), clock=clock) as running:
+        for _ in range(50):
+            await running.add(crew.keys, crew.uid, beat(schedule="0 0 1 1 *"))
+            await running.remove(crew.keys, crew.uid, "hb")
+        assert len(running._heap) <= 2 * scheduler.HEAP_MOST + 2
+        await crew.tick(clock, "stays")
 
 
 async def test_a_scheduler_leaves_a_crew_that_was_replaced(

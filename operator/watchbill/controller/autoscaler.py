@@ -107,8 +107,8 @@ class Autoscaler:
         idle: list[Key] = []
         briefs: dict[Key, sweep.Brief] = {}
         for number, key in enumerate(self._crews(), 1):
-            memory = self._memory.of(key)
-            if memory.watch:
+            memory = self._memory.known(key)
+            if memory is not None and memory.watch:
                 watched[key] = memory.changes
             else:
                 if key in self._briefs:
@@ -122,9 +122,9 @@ class Autoscaler:
         return watched, idle
 
     def _saw(self, key: Key, found: sweep.Whole, asked_at: float, changes: int) -> None:
-        memory = self._memory.of(key)
-        if memory.changes != changes or not memory.watch:  # it was or is being reconciled, or work has come
-            return
+        memory = self._memory.known(key)
+        if memory is None or memory.changes != changes or not memory.watch:
+            return  # it was or is being reconciled, or work has come, or the crew has gone
         metrics.QUEUES.show("/".join(key), found.figures)
         is_changed = found.substance != memory.swept
         if is_changed or memory.watch != "rarely":

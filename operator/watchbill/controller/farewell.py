@@ -21,6 +21,8 @@ AGAIN_SECONDS: Final = 0.5
 READ_SECONDS: Final = 3.0
 """Seconds for which results that were just written are kept, for clients that wait: they look every two."""
 _KEPT_MS: Final = 60_000
+FORGET_SECONDS: Final = 60.0
+"""After so long without a look, another has removed the crew, or the store has lost it."""
 
 
 class Farewell:
@@ -40,6 +42,7 @@ class Farewell:
         _, closed_ms, told = await control.call(self._client, keys, "close", keys.fixed, [uid])
         policy, _, grace = str(told).partition(" ")
         now = self._clock.monotonic()
+        self._ended = {of: at for of, at in self._ended.items() if now - at < FORGET_SECONDS}
         if policy == "Cancel" and uid not in self._ended:
             done = await control.cancel_all(self._client, keys, uid, None, "the crew was deleted", _KEPT_MS)
             self._ended[uid] = now if done.cancelled or done.cancelling else -math.inf

@@ -98,11 +98,12 @@ class Memory:
         self._crews: dict[Key, CrewMemory] = {}
 
     def of(self, key: Key) -> CrewMemory:
-        """Returns the crew's memory, which the caller may change."""
-        found = self._crews.get(key)
-        if found is None:  # not `setdefault`, which makes one each time: a look asks for those of all crews
-            found = self._crews[key] = CrewMemory()
-        return found
+        """Returns the crew's memory, which the caller may change, and makes it: a reconciliation removes it again."""
+        return self._crews.setdefault(key, CrewMemory())
+
+    def known(self, key: Key) -> CrewMemory | None:
+        """Returns the crew's memory; None: it was not reconciled yet, or is gone."""
+        return self._crews.get(key)
 
     def pop(self, key: Key) -> CrewMemory:
         """Removes and returns the memory of a crew that is gone."""

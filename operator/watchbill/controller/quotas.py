@@ -196,6 +196,7 @@ class Quotas:
     def _remove(self, of: _Namespace, key: Key) -> None:
         crew = of.crews[key]
         self._wish(of, key, 0)
+        of.most.pop(key, None)
         of.order.pop(bisect.bisect_left(of.order, crew.place))
         del of.crews[key]
 

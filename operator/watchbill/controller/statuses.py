@@ -35,6 +35,8 @@ PER_SECOND: Final = 18
 """Statuses that are written in turns in any second, at most."""
 SHARED_SECONDS: Final = 10.0
 """Seconds that a cause that many resources share must last before it is written."""
+GRANTED_SECONDS: Final = 600.0
+"""Seconds for which a turn waits for its resource, which may have been deleted."""
 FIGURES_SECONDS: Final = 10.0
 """Seconds between two writes of one Crew's figures, unless they become zero or cease to be zero."""
 HEARTBEAT_SECONDS: Final = 60.0
@@ -65,7 +67,8 @@ class Turns:
         self._waiting: tuple[dict[Resource, Key], ...] = ({}, {}, {})
         """Resources that had their turn when too much was written; shared changes; figures. Each in the order in which
         they asked, with the crew to wake."""
-        self._granted: set[Resource] = set()
+        self._granted: dict[Resource, float] = {}
+        """Resources that were given a turn and have not taken it yet, and since when; the oldest first."""
         self._asked = asyncio.Event()
 
     def take(self, resource: Resource, crew: Key, *, first: bool) -> bool:
@@ -76,7 +79,7 @@ class Turns:
         now, had_turn = self._clock.monotonic(), resource in self._granted
         is_turn = had_turn or (not any(self._waiting) and now >= self._next_at)
         if is_turn and now >= self._room_at:
-            self._granted.discard(resource)
+            self._granted.pop(resource, None)
             self._written.append(now)
             if not had_turn:
                 self._next_at = now + 1 / PER_SECOND
@@ -88,7 +91,7 @@ class Turns:
 
     def drop(self, resource: Resource) -> None:
         """The resource has nothing to write any more."""
-        self._granted.discard(resource)
+        self._granted.pop(resource, None)
         for waiting in self._waiting:
             waiting.pop(resource, None)
 
@@ -100,9 +103,11 @@ class Turns:
                 await self._asked.wait()
             await self._clock.sleep(max(self._next_at, self._room_at) - self._clock.monotonic())
             if queue := next((waiting for waiting in self._waiting if waiting), None):
-                resource = next(iter(queue))
-                self._granted.add(resource)
-                self._next_at = self._clock.monotonic() + 1 / PER_SECOND
+                resource, now = next(iter(queue)), self._clock.monotonic()
+                self._granted[resource] = now
+                while now - self._granted[oldest := next(iter(self._granted))] >= GRANTED_SECONDS:
+                    del self._granted[oldest]
+                self._next_at = now + 1 / PER_SECOND
                 self._wake(queue.pop(resource))
 
     @property

@@ -50,6 +50,9 @@ AHEAD: Final = timedelta(seconds=10)
 """The call that fires a slot is made so long before."""
 STAND_BACK_SECONDS: Final = (0.1, 0.3)
 """Seconds by which a scheduler is later than the one that does the work: a random number in between."""
+HEAP_MOST: Final = 8
+"""Entries of the heap for each heartbeat, at most: one that counts has two or three, and those of heartbeats that are
+gone may be of next year."""
 FULL_AGAIN_SECONDS: Final = 0.5
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
 
@@ -119,8 +122,8 @@ class Scheduler:
         timed = Timed(keys, state, state.next)
         if fired and timed.next <= fired:  # the store has lost that, and its next slot is not mended yet
             timed.next = schedule.next_slot(state.schedule, fired)
-        self._put(timed)
         self._timed[timed.id] = timed
+        self._put(timed)
 
     def fires(self, keys: CrewKeys, uid: str, name: str, generation: str) -> bool:
         """Returns whether this process fires the heartbeat of that name, of the crew of this uid, by this spec."""
@@ -140,6 +143,9 @@ class Scheduler:
             self._push(at, timed)
 
     def _push(self, at: datetime, timed: Timed) -> None:
+        if len(self._heap) > HEAP_MOST * (len(self._timed) + 1):  # of heartbeats that are gone, most of them
+            self._heap = [entry for entry in self._heap if self._timed.get(entry[2].id) is entry[2]]
+            heapq.heapify(self._heap)
         entry = at, next(self._number), timed
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
@@ -178,10 +184,13 @@ class Scheduler:
 
     async def _call(self, timed: Timed, slot: datetime, now: datetime) -> firing.Call:
         crew, state = timed.keys.crew, timed.state
-        if crew not in self._definitions:
-            self._definitions[crew] = await definitions.current(self._client, timed.keys)
+        known = self._definitions.get(crew)
+        if known is None:
+            known = await definitions.current(self._client, timed.keys)
+            if self._timed.get(timed.id) is timed:  # else nothing would drop it
+                self._definitions[crew] = known
         following = schedule.next_slot(state.schedule, slot)
-        return firing.prepare(timed.keys, state, self._definitions[crew], slot=slot, following=following, now=now)
+        return firing.prepare(timed.keys, state, known, slot=slot, following=following, now=now)
 
     async def _fire_due(self, due: Sequence[Timed]) -> None:
         """Fires the slots whose calls are there, and begins to look at each of the other heartbeats by itself."""
@@ -233,6 +242,7 @@ class Scheduler:
 
     async def _drop(self, keys: CrewKeys, name: str) -> None:
         timed = self._timed.pop(f"{keys.crew}/{name}", None)
+        self._definitions.pop(keys.crew, None)  # it may have been the crew's last; others read it again
         if timed is not None and timed.work is not None:
             timed.work.cancel()
             await asyncio.gather(timed.work, return_exceptions=True)
