@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,26 @@ def test_no_process_outlives_its_owner(tmp_path: Path, then: str, by: signal.Sig
         assert owner.wait(120) == code
     for pid in pids:
         machine.until(lambda pid=pid: machine.start_time(pid) is None, within=180, what=f"process {pid} has ended")  # type: ignore[misc]
+
+
+PORTS_TWICE = """
+from e2e.cluster import control_plane
+control_plane.PORTS = range(32_000, 32_400)
+print(*control_plane.free_ports(60), *control_plane.free_ports(60), flush=True)
+input()
+"""
+
+
+def test_a_port_is_given_once_however_many_processes_ask(tmp_path: Path) -> None:
+    command, environment = (sys.executable, "-c", PORTS_TWICE), {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    pipe = subprocess.PIPE
+    with ExitStack() as stack:
+        asked = []
+        for _ in range(2):
+            process = subprocess.Popen(
+                command, cwd=recipe.HERE.parent.parent, env=environment, stdin=pipe, stdout=pipe, text=True
+            )
+            asked.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        ports = [port for process in asked if process.stdout for port in process.stdout.readline().split()]
+        assert len(ports) == len(set(ports)) == 240
