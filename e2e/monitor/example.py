@@ -22,7 +22,7 @@ FOLDER: Final = recipe.HERE.parent.parent / "examples" / "log-triage"
 CREW: Final = "default/log-triage"
 INTERVAL_SECONDS: Final = 3
 """The crew gets work so often."""
-STOP_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 120.0
 
 
 @contextmanager
