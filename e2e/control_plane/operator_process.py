@@ -119,6 +119,12 @@ def operator(kubeconfig: Path, url: str, folder: Path, *, name: str = "operator"
     return Process(["watchbill", "operator"], folder, name, {"KUBECONFIG": str(kubeconfig), **environment})
 
 
+def kept_lease(process: Process) -> bool:
+    """The operator has told that it could not renew or release the Lease, which it tries for seconds. So the Lease
+    lasts until its time is over."""
+    return any("not be renewed in time" in line or "can't be released" in line for line in process.said())
+
+
 def worker(crew: str, url: str, folder: Path, *, name: str = "", **settings: str) -> Process:
     """A worker of the crew (namespace/name), which the control plane has no node for. Not yet started. `name`: of its
     log."""

@@ -82,7 +82,9 @@ def test_work_starts_workers_and_they_go_once_idle(team: Team) -> None:
     logged = [json.loads(line) for line in operator.said()]
     scaled = [line["message"] for line in logged if line.get("crew") == f"{team.namespace}/echo"]
     assert any(" 3 workers " in message for message in scaled), scaled
-    assert {line["level"] for line in logged} == {"INFO"}, [line for line in logged if line["level"] != "INFO"]
+    # Where the watch lags, several writes in a row are refused. The third is told as a warning, and all are repeated.
+    warned = [line for line in logged if line["level"] != "INFO" and ": StaleObject: " not in line["message"]]
+    assert not warned
 
 
 def test_a_crew_in_steady_use_keeps_its_workers(team: Team) -> None:

@@ -12,6 +12,8 @@ store = operator_team.store
 installed = operator_team.installed
 
 SLOW = {"agents": [{"name": "a", "class": "EchoAgent", "config": {"delay_seconds": 600}}]}
+PATIENT = {"spec": {"terminationGracePeriodSeconds": 600}}
+"""The task that runs may take so long when its crew is deleted: longer than its namespace takes to go."""
 
 
 def test_a_namespace_goes_with_its_crews_with_and_without_store_and_operator_and_nothing_of_it_is_left(
@@ -23,7 +25,7 @@ def test_a_namespace_goes_with_its_crews_with_and_without_store_and_operator_and
         kubectl("create", "namespace", name)
         kubectl("create", "secret", "generic", "watchbill-redis", f"--from-literal=url={team.store.url}", f"-n={name}")
         beat = heartbeat("beat", intervalSeconds=1 if name == busy else RARELY, agent="a")
-        kubectl.apply(crew(spec=SLOW, minReplicas=1), crew("other"), beat, namespace=name)
+        kubectl.apply(crew(spec=SLOW, minReplicas=1, template=PATIENT), crew("other"), beat, namespace=name)
     team.apply(crew())
     for name in names:
         waits = ("--for=condition=Ready", f"--timeout={SOON:.0f}s", f"-n={name}")
