@@ -584,7 +584,7 @@ class QueueMachine(RuleBasedStateMachine):
                 assert got == (Conflict if said == "over" else said == "cancelled"), said
             else:
                 over = run.over
-                args = [uid, keys.crew, run.id, "enough", HOUR_MS, keys.control]
+                args = [uid, keys.crew, run.id, "enough", HOUR_MS, keys.control, ""]
                 got = self.do(scripts.run(self.client, "cancel_run", [*keys.fixed, *names], args))
                 self.model.begin_to_cancel(run)
                 assert got == ["over" if over else "ok", run.state.value]

@@ -14,7 +14,8 @@ from watchbill.connection import scripts
 from watchbill.errors import CrewGone, DefinitionChanged, NotFound
 from watchbill.records import ExecutionMode, TaskPolicy
 from watchbill.store import control, dead, definitions, retention, runs
-from watchbill.store.queue import Claimed
+from watchbill.store.queue import BATCH, Claimed
+from watchbill.tasks import RunResult, RunState
 
 TTL_SECONDS = 3600
 AGES_MS = 1000
@@ -109,8 +110,8 @@ async def test_who_looked_before_others_did_it_takes_nothing_more(crew: Crew) ->
     seen = await crew.client.zrange(crew.keys.ids, 2, 3, withscores=True)  # the oldest, once t1 and t2 are gone
     await trim(crew, 2)
     before = await crew.dump()
-    *counts, unused = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
-    assert (counts, unused) == ([0, 0], "")
+    told = await retention._trim_page(crew.client, crew.keys, crew.uid, await bounds(crew, 2), seen)
+    assert told == (0, 0, "", [])
     assert await _but_for_expiry(crew) == {name: data for name, (data, _) in before.items()}
 
 
@@ -336,3 +337,58 @@ async def test_a_definition_that_another_run_took_up_before_the_trim_stays(crew:
     assert await _definitions(crew) == {before.digest, library("a", "b").digest()}
     await crew.finish("w", await crew.take("w", 3))
     assert await _definitions(crew) == {library("a", "b").digest()}
+
+
+async def begun(crew: Crew, run_id: str, seconds_ago: int) -> runs.RunSubmission:
+    """A run whose client has sent the first of its two parts."""
+    definition = library(*(f"s{i}" for i in range(BATCH + 1)), mode=ExecutionMode.PARALLEL)
+    await definitions.apply(crew.client, crew.keys, definition)
+    submission = run_submission(run_id, definition)
+    first, _ = runs.script_call(crew.keys, crew.uid, submission, MANY, "")
+    assert await scripts.run(crew.client, "submit_run", *first) == ["ok", "submitted"]
+    await crew.client.zincrby(crew.keys.ids, -seconds_ago, run_id)
+    return submission
+
+
+async def test_a_run_whose_client_has_gone_before_it_was_whole_is_cancelled_after_an_hour(crew: Crew) -> None:
+    submission = await begun(crew, "r", 3500)
+    await begun(crew, "old", 3700)
+    await trim(crew, 100)
+    assert (await runs.status(crew.client, crew.keys, "r")).status is RunState.CREATING
+    old = await runs.result(crew.client, crew.keys, "old")
+    assert isinstance(old, RunResult)
+    assert (old.status, old.error) == (RunState.CANCELLED, f"cancelled: {control._UNMADE}")
+    assert await runs.submit(crew.client, crew.keys, crew.uid, replace(submission, id="old"), max_queued=MANY) == "old"
+    assert await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY) == "r"
+    await trim(crew, 100)
+    assert (await runs.status(crew.client, crew.keys, "r")).status is RunState.RUNNING
+    assert await crew.client.zcard(crew.keys.parked_concurrency) == BATCH + 1 - await crew.queued()
+    assert await crew.client.hget(crew.keys.meta, "ref:" + submission.digest) == "1"
+
+
+async def test_a_call_for_a_run_that_is_not_whole_gives_it_another_hour(crew: Crew) -> None:
+    submission = await begun(crew, "r", 3700)
+    first, _ = runs.script_call(crew.keys, crew.uid, submission, MANY, "")
+    await scripts.run(crew.client, "submit_run", *first)
+    await trim(crew, 100)
+    assert (await runs.status(crew.client, crew.keys, "r")).status is RunState.CREATING
+
+
+async def test_a_run_that_was_made_whole_meanwhile_goes_on(crew: Crew) -> None:
+    submission = await begun(crew, "r", 3700)
+    await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY)
+    await control.cancel_unmade(crew.client, crew.keys, crew.uid, "r", AGES_MS)
+    assert (await runs.status(crew.client, crew.keys, "r")).status is RunState.RUNNING
+    assert await crew.client.zscore(crew.keys.ids, "r") > 1e13 + 1e12
+
+
+async def test_nobody_goes_on_with_a_run_whose_cancelling_has_begun(crew: Crew) -> None:
+    submission = await begun(crew, "r", 3700)
+    of_run = [crew.keys.run("r"), crew.keys.run_steps("r"), crew.keys.run_results("r")]
+    names = [*crew.keys.fixed, *of_run, crew.keys.definition(submission.digest), crew.keys.run_events("r")]
+    args = [crew.uid, crew.keys.crew, "r", "enough", AGES_MS, crew.keys.control, ""]
+    assert await scripts.run(crew.client, "cancel_run", names, args) == ["again"]
+    assert await runs.submit(crew.client, crew.keys, crew.uid, submission, max_queued=MANY) == "r"
+    await trim(crew, 100)
+    assert (await runs.status(crew.client, crew.keys, "r")).status is RunState.CANCELLED
+    await crew.assert_idle()

@@ -16,12 +16,13 @@ import redis.asyncio
 
 from watchbill import connection
 from watchbill.connection import outages, scripts
-from watchbill.errors import Conflict, NotFound, RetryLater
+from watchbill.errors import Conflict, NewerRecord, NotFound, RetryLater
 from watchbill.names import STEP_SEPARATOR, CrewKeys, split_step_id
 from watchbill.store import incarnations, packed, run_steps, runs, unfinished
 from watchbill.store.queue import BATCH, WISHES, Queue, Wish, crew_gone
 from watchbill.tasks import TERMINAL
 
+_UNMADE: Final = "its client has gone before it had sent all steps"
 _LISTEN_SECONDS: Final = 30.0
 _AT_ONCE: Final = 100
 """Tasks that one call cancels, where there may be very many: it takes the server 40 µs for each."""
@@ -74,6 +75,13 @@ async def _cancel(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, task_id
     if not digest:
         raise runs.not_found(keys, task_id)
     return await _cancel_run(client, keys, uid, task_id, digest, why, ttl_ms)
+
+
+async def cancel_unmade(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, ttl_ms: int) -> None:
+    """Cancels a run that its client has not made whole, if that is still so, and its record can be read."""
+    with suppress(NotFound, Conflict, NewerRecord):
+        digest = await runs.definition_of(client, keys, run_id)
+        await _cancel_run(client, keys, uid, run_id, digest, _UNMADE, ttl_ms, only="creating")
 
 
 async def cancel_all(
@@ -165,10 +173,19 @@ async def _cancel_runs(
 
 
 async def _cancel_run(
-    client: redis.asyncio.Redis, keys: CrewKeys, uid: str, run_id: str, digest: str, why: str, ttl_ms: int
+    client: redis.asyncio.Redis,
+    keys: CrewKeys,
+    uid: str,
+    run_id: str,
+    digest: str,
+    why: str,
+    ttl_ms: int,
+    *,
+    only: str = "",
 ) -> bool:
-    """Cancels a run. Its ready steps are stopped in the same script: else a run whose canceller dies behind the first
-    call goes on, or with an interrupted step stays as it is. What came to be ready meanwhile is stopped then."""
+    """Cancels a run; with `only` one in that state. Its ready steps are stopped in the same script: else a run whose
+    canceller dies behind the first call goes on, or with an interrupted step stays as it is. What came to be ready
+    meanwhile is stopped then."""
     of_run = [keys.run(run_id), keys.run_steps(run_id), keys.run_results(run_id)]
     of_run += [keys.definition(digest), keys.run_events(run_id)]
     ready = await _ready(client, keys, run_id, digest)
@@ -176,7 +193,7 @@ async def _cancel_run(
         part = ready[:BATCH]
         names = [*keys.fixed, *of_run, *(keys.agent_events(item.agent) for item in part)]
         steps = [item.id.partition(STEP_SEPARATOR)[2] for item in part]
-        args = [uid, keys.crew, run_id, one_line(why), ttl_ms, keys.control, *steps]
+        args = [uid, keys.crew, run_id, one_line(why), ttl_ms, keys.control, only, *steps]
         reply = await call(client, keys, "cancel_run", names, args)
         if reply[0] != "again":
             break

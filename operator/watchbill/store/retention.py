@@ -2,7 +2,8 @@
 nor longer than that. What was needed only for that goes, too: definitions that no run refers to any more.
 
 Records expire by themselves (`tasks.resultTTLSeconds`). Here goes what is too many, the oldest first, and what expired
-records leave in the index. May not touch what hasn't ended.
+records leave in the index. What hasn't ended stays, but for runs of many steps whose client has gone before it had sent
+all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import redis.asyncio
 from watchbill.connection import outages, scripts
 from watchbill.errors import DefinitionChanged
 from watchbill.names import CrewKeys
-from watchbill.store import packed
+from watchbill.store import control, packed
 from watchbill.store.definitions import Current
 from watchbill.store.queue import crew_gone
 from watchbill.store.unfinished import FAR
@@ -33,12 +34,14 @@ async def trim(client: redis.asyncio.Redis, keys: CrewKeys, uid: str, current: C
 
     Raises CrewGone, NewerRecord; DefinitionChanged when `current` is no longer the crew's definition: look again.
     """
-    gone, left, unused = await _trim_page(client, keys, uid, current, ())
+    gone, left, unused, unmade = await _trim_page(client, keys, uid, current, ())
+    for run_id in unmade:
+        await control.cancel_unmade(client, keys, uid, run_id, current.definition.tasks.result_ttl_seconds * 1000)
     went = 1
     while unused or (left and went):  # else others are at it
         with outages.translated():
             found: Any = await client.zrange(keys.ids, "-inf", FAR, byscore=True, offset=0, num=PAGE, withscores=True)
-        went, left, unused = await _trim_page(client, keys, uid, current, found, unused)
+        went, left, unused, _ = await _trim_page(client, keys, uid, current, found, unused)
         gone += went
         if left:
             await asyncio.sleep(PAUSE_SECONDS)
@@ -52,9 +55,9 @@ async def _trim_page(
     current: Current,
     oldest: Sequence[tuple[str, float]],
     unused: str = "",
-) -> tuple[int, int, str]:
-    """The number of entries that were removed, and of those that remain to be; and the definitions that nothing may
-    need, for the next call."""
+) -> tuple[int, int, str, list[str]]:
+    """The number of entries that were removed, and of those that remain to be; the definitions that nothing may need,
+    for the next call; and the runs that nobody makes whole."""
     policy = current.definition.tasks
     names = list(keys.fixed)
     highest = int(oldest[-1][1]) if oldest else 0
@@ -69,4 +72,4 @@ async def _trim_page(
         raise crew_gone(keys)
     if reply[0] == "changed":
         raise DefinitionChanged(f"crew {keys.crew!r} has another definition than {current.digest!r} by now")
-    return int(reply[1]), int(reply[2]), str(reply[3])
+    return int(reply[1]), int(reply[2]), str(reply[3]), list(map(str, reply[4]))

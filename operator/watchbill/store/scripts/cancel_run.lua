@@ -17,14 +17,15 @@
 --   4 why
 --   5 ttl                 for how long records are kept, in ms
 --   6 channel             control, on which workers hear of it
---   7 ...                 names of steps, at most 500
+--   7 only                the state that it must have; '': any
+--   8 ...                 names of steps, at most 500
 -- Answers
 --   {'gone'}
 --   {'missing'}
 --   {'over', state}
 --   {'again'}             there is more to take out
 --   {'ok', state}
-local uid, crew, run_id, why, ttl, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local uid, crew, run_id, why, ttl, channel, only = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local of = { run_id = run_id, run = KEYS[FIXED + 1], steps = KEYS[FIXED + 2], results = KEYS[FIXED + 3],
   definition = KEYS[FIXED + 4], run_events = KEYS[FIXED + 5] }
 if is_gone(uid) then return { 'gone' } end
@@ -32,6 +33,7 @@ local run = redis.call('HMGET', of.run, 'state', 'active')
 local state, active = run[1], tonumber(run[2] or '0')
 if not state then return { 'missing' } end
 if state ~= 'creating' and state ~= 'running' and state ~= 'cancelling' then return { 'over', state } end
+if only ~= '' and state ~= only then return { 'over', state } end
 redis.call('HSETNX', of.run, 'why', why)
 if state == 'running' then
   redis.call('HSET', of.run, 'state', 'cancelling')
@@ -51,8 +53,8 @@ if active == 0 then
   runs().end_run(of, tonumber(ttl))
   trim_results(tonumber(ttl))
 else
-  for i = 7, #ARGV do
-    local name, agent_events = ARGV[i], KEYS[FIXED + i - 1]
+  for i = 8, #ARGV do
+    local name, agent_events = ARGV[i], KEYS[FIXED + i - 2]
     stop('cancel', why, ttl, { id = run_id .. '/' .. name, run_id = run_id, name = name, run = of.run, steps = of.steps,
       results = of.results, definition = of.definition, agent_events = agent_events, run_events = of.run_events })
   end

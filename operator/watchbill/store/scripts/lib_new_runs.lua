@@ -44,15 +44,15 @@ local function read_run(at)
 end
 
 -- Adds a run without its steps, in the state `creating`. `of`: its keys (run, steps, run_events, task) and run_id.
--- submitted | creating (it isn't whole yet) | exists | conflict (with a task) | other
+-- submitted | creating (it isn't whole yet) | exists (or is being cancelled) | conflict (with a task) | other
 local function add_run(of, run)
   if redis.call('EXISTS', of.task) == 1 then return 'conflict' end
-  local known = redis.call('HMGET', of.run, 'state', 'work')
-  local state, work = known[1], known[2]
+  local known = redis.call('HMGET', of.run, 'state', 'work', 'why')
+  local state, work, why = known[1], known[2], known[3]
   if state then
     if is_other(work, run.work) then return 'other' end
     if state == 'creating' or state == 'running' then subscribe(of.run, run.reply) end
-    return state == 'creating' and 'creating' or 'exists'
+    return state == 'creating' and not why and 'creating' or 'exists'
   end
   redis.call('HSET', of.run, 'state', 'creating', 'class', run.class, 'payload', run.payload, 'def', run.definition,
     'work', run.work, 'mode', run.mode, 'parallel', run.parallel, 'submitted', now, 'inputs', run.inputs, 'active', '0',

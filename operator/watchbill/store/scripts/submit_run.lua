@@ -50,6 +50,12 @@ end
 local what = add_run(of, run)
 if what == 'exists' or what == 'creating' then write_again(uid) end
 if what ~= 'submitted' and what ~= 'creating' then return { 'ok', what } end
+-- Until it is whole it has a place of its own in `ids`: trim.lua finds there what nobody goes on with.
+if not is_last then
+  redis.call('ZADD', IDS, FAR + math.floor(now_ms / 1000), run.id)
+elseif what == 'creating' then
+  redis.call('ZADD', IDS, FAR + now_ms, run.id)
+end
 if what == 'submitted' and window > 0 then set_dedupe(dedupe, uid, run.id, window) end
 add_steps(of, run.steps)
 if is_last then

@@ -21,8 +21,9 @@
 -- Answers
 --   {'gone'}
 --   {'changed'}           the crew has another definition
---   {'ok', went, left, unused}    so many went, and about so many should go yet; the digests of definitions that may
---                                 be of no use, joined by LS
+--   {'ok', went, left, unused, unmade}    so many went, and about so many should go yet; the digests of definitions
+--                                 that may be of no use, joined by LS; at most 100 runs that were begun in several
+--                                 calls, and nobody has gone on with for an hour
 local uid, definition, max_results, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local highest, unused = math.min(tonumber(ARGV[5]), FAR - 1), ARGV[6]
 local meta = redis.call('HMGET', META, 'uid', 'def', 'unused')
@@ -74,4 +75,6 @@ elseif last then
   trimmed = trimmed + old
   left = left + math.max(length - max_results - trimmed, old * 2 > AT_ONCE and 1 or 0)
 end
-return { 'ok', #gone + trimmed, left, unneeded }
+local hour_ago = FAR + math.floor(now_ms / 1000) - 3600        -- as submit_run.lua has it
+local unmade = redis.call('ZRANGEBYSCORE', IDS, '(' .. FAR, string.format('%.0f', hour_ago), 'LIMIT', 0, 100)
+return { 'ok', #gone + trimmed, left, unneeded, unmade }
