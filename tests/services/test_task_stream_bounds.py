@@ -116,7 +116,7 @@ async def test_a_call_reads_no_more_than_there_is_room_for(runtime: Runtime) -> 
         assert [(entry.fields["n"], entry.size // MIB) for entry in first] == [(str(n), sizes[n]) for n in range(9)]
         assert sum(map(len, first[0].fields.values())) <= SHOWN_BYTES
         assert [entry.fields["n"] for entry in await one.read(2, 1)] == ["9", "10"]
-        taken = await other.take_over(0, 10)
+        taken = await other.take_over("one", 0, 10)
         assert [(entry.fields["n"], entry.size // MIB) for entry in taken] == [(str(n), sizes[n]) for n in range(9)]
         assert sum(map(len, taken[0].fields.values())) <= SHOWN_BYTES
 

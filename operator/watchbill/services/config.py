@@ -136,6 +136,11 @@ def keys_of(task_stream: str) -> names.CrewKeys:
     return names.CrewKeys(NAMESPACE, crew_name(task_stream))
 
 
+def full_name(crew: str) -> str:
+    """The NAMESPACE/NAME of a crew that a task names, by NAME or by both."""
+    return crew if "/" in crew else f"{NAMESPACE}/{crew}"
+
+
 def definition(task_stream: str, **options: Any) -> CrewDefinition:
     """The definition of that crew, which has an agent of any name."""
     agents = [AgentDefinition(agent_id=names.ANY_AGENT, agent_class=BOTS)]

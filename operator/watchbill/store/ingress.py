@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import redis
 import redis.asyncio
@@ -21,7 +21,8 @@ from watchbill.names import CrewKeys
 from watchbill.store.queue import crew_gone
 
 _GUARD: Final = timedelta(days=1)
-
+_WAITS: Final = "waiting for "
+"""Before a crew's full name, the name of the consumer that holds what waits for it."""
 
 ENTRY_MAX_BYTES: Final = 2 * 1024 * 1024
 """An entry above this brings no task. It has room for the longest prompt and metadata, each byte of them as six in
@@ -55,6 +56,11 @@ class Published:
     payload: str
 
 
+def waits_for(holder: str) -> str:
+    """Returns the crew that a consumer stands for; empty: it is a service's."""
+    return holder.removeprefix(_WAITS) if holder.startswith(_WAITS) else ""
+
+
 class Source:
     """A stream of tasks, as one consumer of a group reads it."""
 
@@ -66,9 +72,9 @@ class Source:
         self.consumer = consumer
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Returns entries that no consumer of the group was given before. Waits `block_ms` for the first one, which
-        comes alone and whole, because only a command that answers with entries can wait."""
-        if found := await self._read("", count):
+        """Returns entries that no consumer of the group was given before. Waits `block_ms`, if that isn't 0, for the
+        first one, which comes alone and whole, because only a command that answers with entries can wait."""
+        if (found := await self._read("", 0, count)) or not block_ms:
             return found
         try:
             given: Any = await self.client.xreadgroup(
@@ -83,12 +89,30 @@ class Source:
         # a deleted entry may be given without fields
         return [Entry(str(entry_id), fields, _size(fields)) for entry_id, fields in rows if fields]
 
-    async def take_over(self, idle_ms: int, count: int) -> list[Entry]:
-        """Returns entries that some consumer was given so long ago and has not removed: it has died, most likely."""
-        return await self._read(idle_ms, count)
+    async def holders(self) -> list[str]:
+        """The consumers that hold entries; see `take_over`."""
+        return [str(one["name"]) for one in await self._consumers() if int(one["pending"])]
 
-    async def _read(self, idle_ms: int | Literal[""], count: int) -> list[Entry]:
-        args = [self.group, self.consumer, idle_ms, count, ROOM_BYTES, ENTRY_MAX_BYTES, SHOWN_BYTES]
+    async def take_over(self, holder: str, idle_ms: int, count: int) -> list[Entry]:
+        """Returns entries that this consumer of the group holds, in their order, up to the first one that it was given
+        less than `idle_ms` ago. It has died, most likely, or stands for a crew (`put_aside`)."""
+        return await self._read(holder, idle_ms, count)
+
+    async def put_aside(self, crew: str, entries: Sequence[Entry]) -> None:
+        """Lets a consumer hold entries that stands for a crew which can't take them now, for any service to take over.
+        So they wait apart from others, in their order, also when this process dies."""
+        await self._claim(f"{_WAITS}{crew}", entries)
+
+    async def keep(self, entries: Sequence[Entry]) -> set[str]:
+        """Says that this consumer lives and still holds these. Returns the ids of those that nobody has removed."""
+        return set(map(str, await self._claim(self.consumer, entries)))
+
+    async def _claim(self, consumer: str, entries: Sequence[Entry]) -> Any:
+        ids: Any = [entry.id for entry in entries]
+        return await self.client.xclaim(self.stream, self.group, consumer, 0, ids, justid=True)
+
+    async def _read(self, holder: str, idle_ms: int, count: int) -> list[Entry]:
+        args = [self.group, self.consumer, holder, idle_ms, count, ROOM_BYTES, ENTRY_MAX_BYTES, SHOWN_BYTES]
         try:
             rows: Any = await scripts.run(self.client, "services_read", [self.stream], args)
         except redis.exceptions.ResponseError as error:
@@ -113,11 +137,16 @@ class Source:
 
     async def remove_idle(self, idle_ms: int) -> None:
         """Removes consumers that have asked for nothing for so long, and hold nothing: their processes have died."""
-        with outages.translated():
-            consumers: Any = await self.client.xinfo_consumers(self.stream, self.group)
-        for one in consumers:
+        for one in await self._consumers():
             if int(one["idle"]) >= idle_ms and one["name"] != self.consumer:
                 await self._leave(str(one["name"]))
+
+    async def _consumers(self) -> Any:
+        try:
+            return await self.client.xinfo_consumers(self.stream, self.group)
+        except redis.exceptions.ResponseError as error:
+            await self._join(error)
+            return []
 
     async def _leave(self, consumer: str) -> bool:
         with outages.translated():
@@ -126,7 +155,7 @@ class Source:
 
     async def _join(self, error: redis.exceptions.ResponseError) -> None:
         """Makes the group, which begins with all that is on the stream, after an error that says there is none."""
-        if "NOGROUP" not in str(error):
+        if not any(said in str(error) for said in ("NOGROUP", "no such key")):
             raise error
         try:
             await self.client.xgroup_create(self.stream, self.group, "0", mkstream=True)

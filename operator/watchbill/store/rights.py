@@ -26,7 +26,7 @@ COMMANDS: Final = (
         "SMEMBERS K",
         "SCARD K",
     ),
-    *("XADD K * f v", "XLEN K", "XRANGE K - +", "XREVRANGE K + -", "XDEL K 0-1", "XAUTOCLAIM K g c 0 0"),
+    *("XADD K * f v", "XLEN K", "XRANGE K - +", "XREVRANGE K + -", "XDEL K 0-1"),
     *("XTRIM K MAXLEN 0", "XACK K g 0-1", "XCLAIM K g c 0 0-1", "XPENDING K g", "XINFO STREAM K", "XREAD STREAMS K 0"),
     *("XGROUP CREATE K g $ MKSTREAM", "XREADGROUP GROUP g c STREAMS K >", "PUBLISH wb:doctor v", "SUBSCRIBE wb:doctor"),
     *("EVALSHA 0 1 K", "TIME", "INFO"),
