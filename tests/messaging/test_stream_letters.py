@@ -9,6 +9,7 @@ import pytest
 from twins import Twin, ask
 
 from waiting import until
+from watchbill import message_names
 from watchbill.errors import InvalidInput
 
 
@@ -72,6 +73,16 @@ async def test_a_letter_of_a_group_that_has_gone_stays(stream: Any, redis_client
     await redis_client.delete(stream._core.key)
     assert await ask(stream.replay_dead_letters, *ids) == []
     assert await ask(stream.dead_letters) == letters
+
+
+@pytest.mark.parametrize("odd", ["", "many", "-", "9" * 5000])
+async def test_what_another_program_has_put_among_the_letters_hides_no_other(
+    stream: Any, redis_client: Any, odd: str
+) -> None:
+    letters = await ask(stream.dead_letters)
+    await redis_client.xadd(stream._core.dead, {message_names.LETTER_DELIVERIES: odd})
+    *before, last = await ask(stream.dead_letters)
+    assert (before, last["deliveries"]) == (letters, 0)
 
 
 async def test_many_are_replayed_and_the_rest_purged(stream: Any) -> None:
