@@ -158,7 +158,7 @@ async def test_concurrent_runs_share_no_conversation_and_one_client() -> None:
     both = asyncio.Barrier(2)
 
     async def answer(request: Request) -> testing.Answer:
-        await asyncio.wait_for(both.wait(), 60)
+        await asyncio.wait_for(both.wait(), 180)
         if not request.tool_results:
             return ToolCall("calculator", {"expression": request.prompt})
         return f"{request.prompt}={request.tool_results}"

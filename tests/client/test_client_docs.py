@@ -36,7 +36,7 @@ async def url(private_redis: Callable[[], Awaitable[Any]], tmp_path: Path) -> As
 
 async def test_the_programs_run_as_they_are_written(url: str, tmp_path: Path) -> None:
     said = []
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "cwd": tmp_path}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 240, "cwd": tmp_path}
     for program in PROGRAMS:
         assert "redis://localhost:6379" in program
         command = [sys.executable, "-X", "dev", "-c", program.replace("redis://localhost:6379", url)]

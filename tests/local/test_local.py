@@ -107,7 +107,7 @@ async def test_tools_beside_the_file_and_shared_ones_are_there(place: Place) -> 
     file = place.crew(
         agents=[{"name": "a", "class": "UsesTool", "tools": [f"{place.module}:shout"]}], sharedTools=["calculator"]
     )
-    assert (await watchbill.client.run(file, "", agent="a", timeout=60)).output == "42!"
+    assert (await watchbill.client.run(file, "", agent="a", timeout=180)).output == "42!"
 
 
 async def test_a_run_in_a_store_of_ones_own_leaves_nothing_behind(

@@ -185,4 +185,4 @@ async def test_work_that_was_only_submitted_is_done_by_the_next_process(place: P
         local.LocalCrews(store.url, local.load([file]), grace_seconds=0),
         Client(store.url) as client,
     ):
-        assert (await client.wait("crew", "r", timeout=60)).output == "LATER"
+        assert (await client.wait("crew", "r", timeout=180)).output == "LATER"

@@ -158,11 +158,11 @@ async def test_a_service_goes_on_in_a_store_that_was_emptied(
             await redis_client.flushall()
             beats = runtime.bot.asked.count("beat")
             runtime.bot.let("wait")
-            result = await service.get_result(running)
+            result = await service.get_result(running, 180)
             assert result is not None, "its result outlived the loss"
             assert result.output == "done: wait"
             await redis_client.xadd(runtime.tasks, {"task_id": "new", "agent_name": "Bot", "prompt": "new"})
-            assert await service.get_result("new")
+            assert await service.get_result("new", 180)
             await until(lambda: runtime.bot.asked.count("beat") > beats + 1, what="heartbeats")
             assert service.get_status()["running"]
 

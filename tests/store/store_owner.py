@@ -25,7 +25,7 @@ def say(store: EmbeddedStore, **more: Any) -> None:
 def fork() -> int:
     pid = os.fork()
     if not pid:
-        time.sleep(60)
+        time.sleep(600)
         os._exit(0)
     return pid
 

@@ -347,7 +347,7 @@ def _round(step: str) -> int:
     return int(re.sub(r"\D", "", last) or 1) if not last.isdecimal() else 1
 
 
-@pytest.mark.timeout(0 if HUNT else 300)
+@pytest.mark.timeout(0 if HUNT else 600)
 @settings(
     max_examples=HUNT // STEPS if HUNT else 20,
     derandomize=not HUNT,

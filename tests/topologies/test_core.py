@@ -257,7 +257,7 @@ async def test_a_worker_process_as_it_runs_in_a_pod(store: servers.Store, crew_i
         result = await crew.client.run(crew.name, "now", agent="a", timeout=180)
         assert result.success
         process.terminate()
-        code = await asyncio.to_thread(process.wait, 60)
+        code = await asyncio.to_thread(process.wait, 180)
         assert (code, (crew.folder / "stderr").read_text()) == (0, "")
     finally:
         process.kill()

@@ -72,7 +72,7 @@ async def test_it_ends_with_all_threads_and_handlers_but_takes_no_module_apart(m
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(**given)) as process:
         try:
             await crew.submit("t", "a")
-            assert (await crew.results(["t"], 60))[0].output == "done"
+            assert (await crew.results(["t"], 180))[0].output == "done"
             process.send_signal(signal.SIGTERM)
             said, _ = process.communicate(timeout=180)
         finally:
@@ -108,7 +108,7 @@ async def test_a_worker_that_gets_no_time_at_its_end_takes_it_later(make_crew: M
     with subprocess.Popen([sys.executable, "-P", "-m", "watchbill.worker"], env=environment(**given)) as process:
         try:
             await crew.submit("t", "a")
-            assert (await crew.results(["t"], 60))[0].output == "done"
+            assert (await crew.results(["t"], 180))[0].output == "done"
             process.send_signal(signal.SIGTERM)
             await until(lambda: b") T " in Path(f"/proc/{process.pid}/stat").read_bytes(), what="its end")
             await asyncio.sleep(_ORDERLY_SECONDS + 1)
@@ -141,7 +141,7 @@ async def test_a_worker_that_gets_no_time_while_it_writes_goes_on_later(make_cre
     ):
         try:
             await crew.submit("t", "a")
-            assert (await crew.results(["t"], 60))[0].output == "done"
+            assert (await crew.results(["t"], 180))[0].output == "done"
             process.send_signal(signal.SIGTERM)
             await until(lambda: select([reader], [], [], 0)[0], what="that it writes")
             process.send_signal(signal.SIGSTOP)

@@ -43,7 +43,7 @@ async def test_what_is_told_at_once_is_told_in_order_and_none_is_lost(make_crew:
     crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:many")])
     async with crew.in_process():
         await crew.submit("t", "a", "go")
-        assert (await crew.client.wait(crew.name, "t", timeout=60)).output == "said"
+        assert (await crew.client.wait(crew.name, "t", timeout=180)).output == "said"
     said = [event.message for event in await crew.events() if event.event_type == "mission_event"]
     assert said == [str(number) for number in range(50)]
 
@@ -73,7 +73,7 @@ async def test_a_bus_that_can_not_be_closed_does_not_lose_the_end_of_its_task(ma
     crew = await make_crew([AgentDefinition(agent_id="a", agent_class="partners:leave_broken_bus")])
     async with crew.in_process():
         await crew.submit("t", "a", "go")
-        assert (await crew.client.wait(crew.name, "t", timeout=60)).output == "done"
+        assert (await crew.client.wait(crew.name, "t", timeout=180)).output == "done"
 
 
 async def test_a_lock_of_a_process_that_is_killed_ends_and_its_bus_with_it(make_crew: Make) -> None:

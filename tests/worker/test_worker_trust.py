@@ -157,7 +157,7 @@ async def test_whoever_runs_a_file_has_chosen_what_it_names_and_nobody_else(
     file = team / "crew.yaml"
     file.write_text(json.dumps(MANIFEST | {"metadata": {"name": crew.definition.name}, "spec": {"agents": agents}}))
     async with local.LocalCrews(crew.url, local.load([file]), namespace="test", grace_seconds=0):
-        assert (await crew.client.run(crew.name, "book", agent="a", timeout=60)).output == "borrowed book"
+        assert (await crew.client.run(crew.name, "book", agent="a", timeout=180)).output == "borrowed book"
         await forged(crew, by=asking("Asks", "installed_tools:other"))
         await crew.submit("t", "a", "x")
         await until(lambda: "WATCHBILL_ALLOW_MODULES=installed_tools " in caplog.text)
