@@ -16,7 +16,7 @@ from watchbill import message_names, names
 from watchbill.errors import InvalidInput, StoreUnavailable
 from watchbill.messaging import RateDecision, RedisRateLimiter
 
-MINUTE = 60
+MINUTE, HOUR = 60, 3600
 
 
 @pytest.fixture
@@ -104,15 +104,15 @@ async def test_denied_calls_cost_nothing(make: Callable[..., Any], redis_client:
 async def test_a_call_is_allowed_when_retry_after_says_so(
     make: Callable[..., Any], redis_client: Any, prefix: str
 ) -> None:
-    limiter = make(rate=2, period=MINUTE)
+    limiter = make(rate=2, period=HOUR)
     now, log = await us(redis_client), message_names.rate_log(prefix, "k")
-    await redis_client.zadd(log, {"old": now - 50_000_000, "new": now - 1_000_000})
+    await redis_client.zadd(log, {"old": now - 3_000_000_000, "new": now - 1_000_000})
 
     denied = await ask(limiter.decide, "k")
     later = await us(redis_client)
     assert not denied.allowed
-    assert 10 - (later - now) / 1e6 <= denied.retry_after <= 10
-    await redis_client.zadd(log, {"old": now - 60_000_000})  # a period ago: out of the window
+    assert 600 - (later - now) / 1e6 <= denied.retry_after <= 600
+    await redis_client.zadd(log, {"old": now - 3_600_000_000})  # a period ago: out of the window
     assert await ask(limiter.remaining, "k") == 1
     assert [await ask(limiter.is_allowed, "k") for _ in range(2)] == [True, False]
 
@@ -121,11 +121,11 @@ async def test_where_others_allowed_more_it_waits_for_enough_to_leave(
     make: Callable[..., Any], redis_client: Any, prefix: str
 ) -> None:
     now = await us(redis_client)
-    await redis_client.zadd(message_names.rate_log(prefix, "k"), {f"{n}": now - n * 10_000_000 for n in range(5)})
+    await redis_client.zadd(message_names.rate_log(prefix, "k"), {f"{n}": now - n * 600_000_000 for n in range(5)})
 
-    said = await ask(make(rate=2, period=MINUTE).decide, "k")  # 40, 30, 20 and 10 s ago must leave
+    said = await ask(make(rate=2, period=HOUR).decide, "k")  # 40, 30, 20 and 10 minutes ago must leave
     assert (said.allowed, said.remaining) == (False, 0)
-    assert 40 < said.retry_after <= 50
+    assert 2400 < said.retry_after <= 3000
 
 
 async def test_a_clock_that_is_set_back_stops_nobody_for_longer_than_a_period(

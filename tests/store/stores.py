@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import forks
-from watchbill import state_folder
+from watchbill import embedded, state_folder
 from watchbill.embedded import EmbeddedStore
 
 OWNER = Path(__file__).with_name("store_owner.py")
@@ -95,6 +95,11 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: f
 
 async def all_gone(pids: list[int]) -> None:
     await eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+def has_ended_by_itself(folder: Path) -> bool:
+    """Whether the server there took less than the few seconds after which it is killed, and then leaves its socket."""
+    return "bye bye" in (folder / embedded.LOG).read_text()
 
 
 def server_pid(store: EmbeddedStore) -> int:

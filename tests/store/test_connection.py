@@ -294,7 +294,7 @@ async def test_a_call_over_a_broken_connection_is_told_to_be_on_its_way_all_the_
             assert told >= 1
 
 
-@pytest.mark.parametrize("options", ["timeout=5", "max_connections=9", "socket_read_size=1024&client_name=x"])
+@pytest.mark.parametrize("options", ["timeout=60", "max_connections=9", "socket_read_size=1024&client_name=x"])
 async def test_a_thread_may_have_what_the_url_says_of_connections_and_pools(redis_url: str, options: str) -> None:
     store = connection.Store(f"{redis_url}{'&' if '?' in redis_url else '?'}{options}")
     async with store:

@@ -80,7 +80,7 @@ async def test_a_suspended_heartbeat_has_no_times_and_says_what_it_fired(crew: C
 async def test_a_run_is_told_by_its_own_state_and_a_record_that_is_gone_as_expired(crew: Crew) -> None:
     state = await crew.apply(beat(agent=None))
     await crew.fire(state)
-    await control.cancel(crew.client, crew.keys, crew.uid, heartbeats.task_id("hb", SLOT), "", 10_000)
+    await control.cancel(crew.client, crew.keys, crew.uid, heartbeats.task_id("hb", SLOT), "", 3_600_000)
     await crew.fire(state, FOLLOWING)
     await crew.client.delete(crew.keys.run(heartbeats.task_id("hb", FOLLOWING)))
     assert [(work.state, work.finished is None) for work in (await report(crew)).last] == [

@@ -37,7 +37,7 @@ async def status(crew: Crew, run_id: str) -> str:
 async def work_off(crew: Crew, number: int = 1) -> None:
     """Ends what waits."""
     queue = Queue(crew.client, crew.keys, crew.uid)
-    claim = await queue.claim("w", number, 5, lease_ms=10_000, take_over=True)
+    claim = await queue.claim("w", number, 5, lease_ms=60_000, take_over=True)
     started = await queue.start("w", claim.tasks)
     tasks = zip(claim.tasks, started, strict=True)
     done = [Finished(task, "completed", '{"success": true}', definition=s.definition) for task, s in tasks]
@@ -70,7 +70,7 @@ async def test_replace_asks_the_worker_that_runs_it_and_does_not_wait_for_that(c
     state = await crew.apply(beat(concurrencyPolicy="Replace"))
     await crew.fire(state)
     queue = Queue(crew.client, crew.keys, crew.uid)
-    claim = await queue.claim("w", 1, 5, lease_ms=10_000, take_over=True)
+    claim = await queue.claim("w", 1, 5, lease_ms=60_000, take_over=True)
     await queue.start("w", claim.tasks)
     assert await crew.fire(state, FOLLOWING) == "fired"
     assert await state_of(crew, FIRST) == "cancelling"

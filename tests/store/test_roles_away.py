@@ -252,18 +252,18 @@ async def test_a_model_that_wants_no_requests_keeps_its_agents_from_more_work(cr
 
 
 async def away_seconds(crew: Crew, agent: str = "ann") -> int:
-    """For how long the agent is away from now on, to the nearest ten seconds; 0: it is not."""
+    """For how long the agent is away from now on, to the nearest ten minutes; 0: it is not."""
     until_ms = str(await crew.client.hget(crew.keys.meta, f"away:{agent}") or 0).partition(" ")[0]
-    return max(round((int(until_ms) - await server_ms(crew.client)) / 10_000), 0) * 10
+    return max(round((int(until_ms) - await server_ms(crew.client)) / 600_000), 0) * 600
 
 
 @pytest.mark.parametrize(
     ("pauses", "asked", "seconds"),
     [
-        ({"m": 60_000, "next": 3_600_000}, ["m", "next"], 60),  # the first was refused by that
-        ({"m": 60_000, "next": 3_600_000}, ["next"], 60),  # the first has just got its answer 429
-        ({"m": 3_600_000, "next": 60_000}, ["m", "next"], 60),
-        ({"next": 3_600_000}, ["next"], 0),  # the first has failed, and may be asked
+        ({"m": 3_600_000, "next": 7_200_000}, ["m", "next"], 3600),  # the first was refused by that
+        ({"m": 3_600_000, "next": 7_200_000}, ["next"], 3600),  # the first has just got its answer 429
+        ({"m": 7_200_000, "next": 3_600_000}, ["m", "next"], 3600),
+        ({"next": 7_200_000}, ["next"], 0),  # the first has failed, and may be asked
     ],
 )
 async def test_of_models_that_stand_in_for_each_other_the_first_to_go_says_for_how_long(
@@ -281,13 +281,13 @@ async def test_of_models_that_stand_in_for_each_other_the_first_to_go_says_for_h
 
 async def test_one_that_stands_in_and_goes_brings_the_agent_back(crew: Crew) -> None:
     await give_roles(crew, ANN, BOB)
-    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"first": 60_000})
+    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"first": 3_600_000})
     account = Account(crew.client, crew.keys, lambda: datetime.now(UTC), SYSTEM)
     try:
         of_task = account.of("t0", "1", "ann", "")
         with pytest.raises(Postponed, match="asked for a pause"):
             await of_task.reserve("first", lambda _: (Amount(1), True))
-        assert await away_seconds(crew) == 60
+        assert await away_seconds(crew) == 3600
         await of_task.reserve("next", lambda _: (Amount(1), True))
     finally:
         await account.close()
@@ -296,7 +296,7 @@ async def test_one_that_stands_in_and_goes_brings_the_agent_back(crew: Crew) -> 
 
 async def test_a_request_that_goes_by_a_batch_says_nothing_of_others(crew: Crew) -> None:
     await give_roles(crew, ANN, BOB)
-    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 60_000})
+    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 3_600_000})
     account = Account(crew.client, crew.keys, lambda: datetime.now(UTC), SYSTEM)
     try:
         for number, in_batch in enumerate((False, True)):
@@ -306,15 +306,15 @@ async def test_a_request_that_goes_by_a_batch_says_nothing_of_others(crew: Crew)
             else:
                 with pytest.raises(Postponed, match="asked for a pause"):
                     await of_task.reserve("m", lambda _: (Amount(1), True))
-            assert await away_seconds(crew) == 60
+            assert await away_seconds(crew) == 3600
     finally:
         await account.close()
 
 
 async def test_a_pause_that_is_waited_for_in_the_slot_keeps_nobody_away(crew: Crew) -> None:
     await give_roles(crew, ANN, BOB)
-    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 900})
-    assert isinstance(await ask(crew, "r", 1, patience_ms=1000), Paused)
+    await budgets.settle(crew.client, crew.keys, crew.uid, [], {"m": 60_000})
+    assert isinstance(await ask(crew, "r", 1, patience_ms=70_000), Paused)
     await crew.submit("t1", agent=REVIEWERS)
     tasks = await taken(crew, "w")
     assert given(tasks) == [("t1", "ann")]

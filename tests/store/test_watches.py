@@ -77,7 +77,8 @@ async def test_a_watch_begins_at_the_end_of_the_feed_and_gets_what_comes_from_th
     assert (await look(crew, current)).entries == ()
 
 
-async def test_of_all_that_look_one_gets_an_answer_in_each_pause(crew: Crew) -> None:
+async def test_of_all_that_look_one_gets_an_answer_in_each_pause(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "PAUSE_MS", 3_600_000)
     current = await watched(crew, watch())
     looks = await asyncio.gather(*(watches.look(crew.client, crew.keys, current) for _ in range(5)))
     assert sorted(looked.outcome for looked in looks) == ["early"] * 4 + ["ok"]

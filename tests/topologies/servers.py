@@ -302,7 +302,7 @@ def cluster(binary: Path, folder: Path, tls: Path | None = None) -> Iterator[Sto
                 servers[0].ask("CLUSTER", "MEET", HOST, server.port, bus)
             return False
 
-        wait_for(is_whole, 60, "the cluster", every=0.2)
+        wait_for(is_whole, 180, "the cluster", every=0.2)
         yield store
     finally:
         store.close()
@@ -330,7 +330,7 @@ async def move_slot(store: Store, key: str, to: Server) -> None:
     await _call(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
     await _call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to.port])
     while keys := await _call(source, "CLUSTER", "GETKEYSINSLOT", slot, 2):
-        await _call(source, "MIGRATE", HOST, to.port, "", 0, 5000, "KEYS", *keys)
+        await _call(source, "MIGRATE", HOST, to.port, "", 0, 60_000, "KEYS", *keys)
         await asyncio.sleep(0.02)  # so that it takes a while, and much is asked meanwhile
     others = [server for server in store.servers if server not in (source, to)]
     for server in (to, source, *others):

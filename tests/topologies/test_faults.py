@@ -167,7 +167,11 @@ def _has_master(store: servers.Store) -> bool:
 
 
 def _has_replica(store: servers.Store) -> bool:
-    return _has_master(store) and len(store.master.ask("ROLE")[2]) == 1
+    try:
+        role = store.master.ask("ROLE")
+        return role[0] == "master" and len(role[2]) == 1
+    except (AssertionError, redis.exceptions.RedisError):
+        return False
 
 
 # ---------------------------------------------------------------- Cluster

@@ -33,7 +33,7 @@ async def test_keys_locks_limits_and_messages_work(twin: Twin, store: servers.St
     assert await ask(client.health_check) is True
     for number in range(8):  # on all nodes of a Cluster
         key = f"{name}-{number}"
-        assert await ask(client.set_json, key, {"n": number}, expire=60) is True
+        assert await ask(client.set_json, key, {"n": number}, expire=3600) is True
         assert await ask(client.get_json, key) == {"n": number}
         assert (await ask(client.exists, key), await ask(client.delete, key)) == (True, True)
 
@@ -42,7 +42,7 @@ async def test_keys_locks_limits_and_messages_work(twin: Twin, store: servers.St
             assert acquired is True
             assert await ask(twin("RedisLock", key, client=client).acquire, retry=0) is False
 
-        limiter = twin("RedisRateLimiter", name, rate=2, period=60, client=client)
+        limiter = twin("RedisRateLimiter", name, rate=2, period=3600, client=client)
         assert [await ask(limiter.is_allowed, key) for _ in range(3)] == [True, True, False]
 
     async with entered(client.pipeline()) as pipe:
