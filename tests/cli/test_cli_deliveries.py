@@ -71,7 +71,7 @@ def delivered(shell: Shell, redis_url: str, crew_name: str, receiver: Receiver) 
     assert done.returncode == 0, done.stderr
     said = f"note: the result can't be delivered to gone (watchbill deliveries list default/{crew_name} says why)"
     assert [line for line in done.stderr.splitlines() if line.startswith("note:")] == [said]
-    assert sorted(receiver.got) == [("/gone", "r1"), ("/ops", "r1")]
+    assert set(receiver.got) == {("/gone", "r1"), ("/ops", "r1")}  # one that answers late is sent it again
     return crew_name
 
 

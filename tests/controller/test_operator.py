@@ -198,13 +198,17 @@ async def test_an_operator_starts_workers_for_work_that_comes_and_ends_when_it_i
         assert identity.owner.endswith("@cluster")
         await submissions.submit(client, keys, identity.uid, [Submission("t", "a", "{}")], max_queued=9)
     await until(lambda: api_server.replicas() == 1)
-    await operator.observe()
+
+    async def shows_the_task() -> bool:
+        await operator.observe()
+        waits = 'watchbill_queue_depth{crew="echo",namespace="team",state="waiting"} 1.0\n'
+        return waits in metrics.QUEUES.text(is_open_metrics=False)
+
+    await until(shows_the_task)
     assert REGISTRY.get_sample_value("watchbill_operator_workqueue_oldest_seconds") is not None
     event = REGISTRY.get_sample_value("watchbill_operator_watch_event_timestamp_seconds", {"kind": "crews"})
     assert event is not None
     assert began <= event <= time.time()
-    shown = metrics.QUEUES.text(is_open_metrics=False)
-    assert 'watchbill_queue_depth{crew="echo",namespace="team",state="waiting"} 1.0\n' in shown
 
     operator.stop()
     async with asyncio.timeout(180):
@@ -309,7 +313,7 @@ async def test_the_operator_of_another_cluster_refuses_the_crews_of_the_first_an
             monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "config"))
             operator = Operator(Settings(watch_namespaces="team", resync_seconds=0.3), store.url, Scheduler)
             running = asyncio.create_task(operator.run())
-            stack.push_async_callback(asyncio.wait_for, running, 60)
+            stack.push_async_callback(asyncio.wait_for, running, 180)
             stack.callback(operator.stop)
             await until(lambda: server.ready() and len(server.watches) == 3)  # noqa: B023 - awaited here
         await until(lambda: second.ready() == "OwnerConflict")

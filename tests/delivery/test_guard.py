@@ -149,7 +149,7 @@ async def test_a_name_that_leads_inside_is_refused_with_its_address(address: str
 
 async def test_a_name_that_leads_elsewhere_at_the_second_look_up_is_refused_then(receiver: Receiver) -> None:
     allow = Settings(delivery_allow="127.0.0.1/32").delivery_networks
-    http = Http(allow, 5, resolver=Names(["127.0.0.1"], ["127.0.0.2"]), use_dns_cache=False, force_close=True)
+    http = Http(allow, 60, resolver=Names(["127.0.0.1"], ["127.0.0.2"]), use_dns_cache=False, force_close=True)
     url = receiver.url.replace("127.0.0.1", "rebinds.example.com")
     answer = await http.post(url, b"1", {}, receiver="the webhook")
     assert (answer.status, [got.body for got in receiver.got]) == (200, [b"1"])
@@ -159,11 +159,11 @@ async def test_a_name_that_leads_elsewhere_at_the_second_look_up_is_refused_then
 
 async def test_of_a_names_addresses_only_the_allowed_ones_are_connected_to(receiver: Receiver) -> None:
     allow = Settings(delivery_allow="127.0.0.1/32").delivery_networks
-    http = Http(allow, 5, resolver=Names(["10.9.9.9", "127.0.0.1"]))
+    http = Http(allow, 60, resolver=Names(["10.9.9.9", "127.0.0.1"]))
     url = receiver.url.replace("127.0.0.1", "two.example.com")
     assert (await http.post(url, b"", {}, receiver="the webhook")).status == 200
     await http.aclose()
-    all_inside = Http(allow, 5, resolver=Names(["10.9.9.9", "10.9.9.8"]))
+    all_inside = Http(allow, 60, resolver=Names(["10.9.9.9", "10.9.9.8"]))
     assert "the webhook is at 10.9.9." in await refused(all_inside, url)
 
 
@@ -178,7 +178,7 @@ async def test_no_proxy_of_the_environment_is_asked(
     port, counted = connections
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    http = Http(Settings(delivery_allow="loopback").delivery_networks, 5)
+    http = Http(Settings(delivery_allow="loopback").delivery_networks, 60)
     assert (await http.post(receiver.url, b"", {}, receiver="the webhook")).status == 200
     assert counted == [0]
     await http.aclose()
@@ -223,9 +223,9 @@ async def test_a_receiver_needs_a_certificate_that_somebody_vouches_for(tmp_path
     server, port = await raw(serve, context)
     allow = Settings(delivery_allow="loopback").delivery_networks
     url = f"https://localhost:{port}/"
-    knows = Http(allow, 5, ssl=ssl.create_default_context(cafile=found))
+    knows = Http(allow, 60, ssl=ssl.create_default_context(cafile=found))
     assert (await knows.post(url, b"{}", {}, receiver="the webhook")).status == 204
-    doubts = Http(allow, 5)
+    doubts = Http(allow, 60)
     with pytest.raises(NotDelivered, match="the webhook has no certificate that can be trusted") as caught:
         await doubts.post(url, b"{}", {}, receiver="the webhook")
     assert "localhost" not in str(caught.value)

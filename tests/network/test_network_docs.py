@@ -6,13 +6,13 @@ import ast
 import asyncio
 import inspect
 import re
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ports import free_ports
 from watchbill import connection, network
 
 ROOT = Path(__file__).parents[2]
@@ -63,8 +63,7 @@ async def test_a_program_of_the_page_runs_as_written(
     number: int, private_redis: Callable[[], Awaitable[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await private_redis()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     async with connection.connected(server.url) as client:
         await client.config_set("bind", "127.0.0.1")
         await client.config_set("port", port)

@@ -52,7 +52,7 @@ async def test_a_busy_agents_second_task_is_a_second_task_and_the_status_says_al
     await until(lambda: service.get_status() == busy, what="a full service")
     for i in range(3):
         runtime.bot.let(f"wait {i}")
-    results = [await service.get_result(task_id) for task_id in ids]
+    results = [await service.get_result(task_id, 180) for task_id in ids]
     assert [result.output for result in results if result] == [f"done: wait {i}" for i in range(3)]
     await service.stop()
     await service.stop()
@@ -67,7 +67,7 @@ async def test_a_task_leaves_the_queue_when_its_bot_has_answered_and_not_before(
     stream = CrewKeys(*service.crew.split("/")).streams[2]
     assert (await runtime.redis.xpending(stream, WORKERS_GROUP))["pending"] == 1
     runtime.bot.let("wait")
-    assert await service.get_result(task_id)
+    assert await service.get_result(task_id, 180)
     assert await runtime.redis.xlen(stream) == 0
 
 
@@ -77,7 +77,7 @@ async def test_urgent_tasks_run_first_and_equal_ones_in_order(runtime: Runtime) 
     ids = [await client.submit_task(task(name, priority=priority)) for name, priority in given]
     assert {await client.task_status(task_id) for task_id in ids} == {TaskStatus.QUEUED}
     await runtime.service(max_workers=1)
-    await asyncio.gather(*(client.get_result(task_id) for task_id in ids))
+    await asyncio.gather(*(client.get_result(task_id, 180) for task_id in ids))
     assert runtime.bot.asked == ["first", "high", "a", "b", "low"]
     assert {await client.task_status(task_id) for task_id in ids} == {TaskStatus.COMPLETED}
 
@@ -85,7 +85,7 @@ async def test_urgent_tasks_run_first_and_equal_ones_in_order(runtime: Runtime) 
 async def test_a_result_carries_the_tasks_metadata_and_its_times(runtime: Runtime) -> None:
     service = await runtime.service()
     given = task("hello", metadata={"source": "cron_job", "tags": [1, {"deep": None}]})
-    result = await service.get_result(await service.submit_task(given))
+    result = await service.get_result(await service.submit_task(given), 180)
     assert result is not None
     assert (len(result.task_id), result.agent_name, result.success, result.error) == (32, "Bot", True, None)
     assert result.metadata == given.metadata
@@ -100,7 +100,7 @@ async def test_a_task_for_later_is_pending_until_then(runtime: Runtime) -> None:
     later = await client.submit_task(task("later", scheduled_at=datetime.now(UTC) + timedelta(hours=1)))
     due = datetime.now(UTC) + timedelta(seconds=0.3)
     soon = await client.submit_task(task("soon", scheduled_at=due))
-    await service.get_result(soon)
+    await service.get_result(soon, 180)
     assert datetime.now(UTC) >= due
     assert runtime.bot.asked == ["soon"]
     assert await client.task_status(later) is TaskStatus.PENDING
@@ -153,7 +153,7 @@ class OddManager:
 )
 async def test_a_bot_is_asked_with_what_it_takes(runtime: Runtime, options: Any, output: Any) -> None:
     service = await runtime.service(OddManager())
-    result = await service.get_result(await service.submit_task(task("x", "Odd", **options)))
+    result = await service.get_result(await service.submit_task(task("x", "Odd", **options)), 180)
     assert result is not None
     assert (result.output, result.error) == (output, None)
 
@@ -176,7 +176,7 @@ async def test_a_task_that_no_bot_can_do_fails_at_once_and_is_a_dead_letter(
     runtime.bots.add_bot(Bare(), "Bare")
     service = await runtime.service()
     task_id = await service.submit_task(task("x", agent, method_name=method))
-    result = await service.get_result(task_id)
+    result = await service.get_result(task_id, 180)
     assert result is not None
     assert error in str(result.error)
     assert (result.success, result.attempt) == (False, 1)
@@ -262,7 +262,7 @@ def test_a_heartbeat_that_can_not_fire_is_refused(given: Any, said: str) -> None
 
 async def test_what_does_not_end_in_time_is_cancelled_here_and_done_by_the_next(runtime: Runtime) -> None:
     beat = HeartbeatConfig(agent_name="Bot", interval_seconds=1, prompt_template="beat")
-    first = await runtime.service(shutdown_timeout_seconds=3, heartbeats=[beat], max_workers=3)
+    first = await runtime.service(shutdown_timeout_seconds=30, heartbeats=[beat], max_workers=3)
     long, brief = [await first.submit_task(task(prompt)) for prompt in ("wait long", "wait brief")]
     await until(lambda: {"wait long", "wait brief"} <= set(runtime.bot.asked))
     client = await runtime.client()
@@ -271,7 +271,7 @@ async def test_what_does_not_end_in_time_is_cancelled_here_and_done_by_the_next(
     runtime.bot.let("wait brief")
     beats = runtime.bot.asked.count("beat")
     await runtime.redis.xadd(runtime.tasks, {"task_id": "late", "agent_name": "Bot", "prompt": "late"})
-    assert (await client.get_result(brief)).output == "done: wait brief"  # type: ignore[union-attr]
+    assert (await client.get_result(brief, 180)).output == "done: wait brief"  # type: ignore[union-attr]
     await stopping
     assert runtime.bot.cancelled == ["wait long"]
     assert runtime.bot.asked.count("beat") <= beats + 1, "one may have been claimed already"
@@ -280,10 +280,10 @@ async def test_what_does_not_end_in_time_is_cancelled_here_and_done_by_the_next(
     await runtime.has_published(brief)
     runtime.bot.let("wait long")
     await runtime.service()
-    result = await client.get_result(long)
+    result = await client.get_result(long, 180)
     assert result is not None
     assert (result.output, result.attempt) == ("done: wait long", 1), "the attempt that was cancelled doesn't count"
-    assert await client.get_result("late")
+    assert await client.get_result("late", 180)
 
 
 async def test_a_service_whose_slots_are_all_lost_does_not_say_that_it_runs(
@@ -331,7 +331,7 @@ async def test_a_client_may_come_before_any_service_and_keeps_what_that_chose(ru
         assert await client.get_result("unknown", 0.01) is None
         assert await client.submit_and_wait(task("too late"), timeout=0.01) is None
         service = await runtime.service(task_timeout_seconds=7)
-        assert (await client.get_result(first)).output == "done: early"  # type: ignore[union-attr]
+        assert (await client.get_result(first, 180)).output == "done: early"  # type: ignore[union-attr]
     keys = CrewKeys(*service.crew.split("/"))
     assert (await definitions.current(runtime.redis, keys)).definition.tasks.timeout_seconds == 7
     again = await runtime.client()
@@ -344,7 +344,7 @@ async def test_the_same_task_again_is_done_once_and_other_work_of_its_id_is_refu
     client = await runtime.client()
     given = task("once")
     assert [await client.submit_task(given) for _ in range(3)] == [given.task_id] * 3
-    assert await client.get_result(given.task_id)
+    assert await client.get_result(given.task_id, 180)
     assert await client.submit_task(given) == given.task_id
     with pytest.raises(Conflict):
         await client.submit_task(given.model_copy(update={"prompt": "other"}))
@@ -354,7 +354,7 @@ async def test_the_same_task_again_is_done_once_and_other_work_of_its_id_is_refu
 async def test_a_result_is_waited_for_before_its_task_is_there(runtime: Runtime) -> None:
     await runtime.service()
     client = await runtime.client()
-    waiting = asyncio.create_task(client.get_result("to-come"))
+    waiting = asyncio.create_task(client.get_result("to-come", 180))
     await asyncio.sleep(0)
     await runtime.redis.xadd(runtime.tasks, {"task_id": "to-come", "agent_name": "Bot", "prompt": "p"})
     result = await waiting

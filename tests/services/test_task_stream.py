@@ -103,7 +103,7 @@ async def test_tasks_of_other_programs_are_done_and_what_is_none_is_a_dead_lette
     for fields in (*bad[:2], good, *bad[2:], {"agent_name": "Bot", "prompt": "flat", "task_id": "t2"}):
         await runtime.redis.xadd(runtime.tasks, fields)
     service = await runtime.service()
-    assert [(await client.get_result(i)).output for i in ("t1", "t2")] == ["done: hello", "done: flat"]  # type: ignore[union-attr]
+    assert [(await client.get_result(i, 180)).output for i in ("t1", "t2")] == ["done: hello", "done: flat"]  # type: ignore[union-attr]
     await until(lambda: _has_letters(runtime, service, len(bad)))
     parts = [
         "payload",
@@ -229,7 +229,7 @@ async def test_results_of_a_service_that_died_before_publishing_are_published_by
         patch.setattr(Publisher, "rest", never)
         service = await runtime.service()
         done = await service.submit_task(task("x"))
-        assert await service.get_result(done)
+        assert await service.get_result(done, 180)
         await service.stop()
     assert await runtime.published() == []
     await runtime.service()
@@ -257,7 +257,7 @@ async def test_a_result_is_found_without_reading_a_stream(private_redis: Callabl
             await runtime.has_published(*ids)
             await service.stop()
             await redis_client.config_resetstat()
-            result = await client.get_result(ids[0])
+            result = await client.get_result(ids[0], 180)
             called = {name.removeprefix("cmdstat_") for name in await redis_client.info("commandstats")}
     assert result is not None
     assert result.output == "done: 0"
@@ -285,7 +285,7 @@ async def test_consumers_that_died_are_removed_once_they_hold_nothing(runtime: R
         assert len(await holds.read(1, 1)) == 1
         for source in (gone, lives):
             await source.read(1, 1)
-        await lives.remove_idle(10_000)
+        await lives.remove_idle(3_600_000)
         assert await _consumers(redis_client, runtime) == {"gone", "holds", "lives"}
         await lives.remove_idle(0)
         assert await _consumers(redis_client, runtime) == {"holds", "lives"}

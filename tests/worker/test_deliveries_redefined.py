@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ async def test_what_waits_for_a_dead_receiver_is_sent_at_once_by_a_definition_th
         crew = await make_crew({"a": "Gate"}, delivery=[dead.destination()])
         crew.open()
         await outgoing.enqueue(crew, "ops", 30)
-        async with crew.in_process(delivering=HOW):
+        async with crew.in_process(delivering=replace(HOW, schedule=(300.0,) * 9)):
             await until(lambda: _all_delayed(crew, 30))
             await crew.define(delivery=[healthy.destination()])
             await until(lambda: outgoing.ended(crew, "completed", 30))

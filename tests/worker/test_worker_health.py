@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from workshop import Crew, Make, agent, metrics_of
 
+from ports import free_ports
 from waiting import is_soon, until
 from watchbill import __version__
 from watchbill.errors import QueueFull
@@ -80,7 +81,7 @@ async def test_a_draining_worker_that_is_not_idle_stays_ready(make_crew: Make) -
 async def test_a_service_is_ready_while_it_serves_and_its_port_is_free_afterwards(make_crew: Make) -> None:
     crew = await make_crew({"a": "Brief"})
     async with LocalCrews(crew.url, crews=[crew.name], grace_seconds=0) as crews:
-        server = await crews.serve_health("127.0.0.1", 0)
+        server = await crews.serve_health("127.0.0.1", *free_ports(1))
         assert (await get(server.port, "/readyz"))[0] == 200
     again = HealthServer(nothing, lambda: True)
     await again.start("127.0.0.1", server.port)

@@ -23,7 +23,7 @@ async def made_newer(crew: Crew, digest: str) -> str:
 
 
 async def test_work_waits_until_the_crew_can_be_read_again(make_crew: Make) -> None:
-    crew = await make_crew({"a": "Brief"}, lease_seconds=3)
+    crew = await make_crew({"a": "Brief"}, lease_seconds=60)
     worker = await crew.worker(unpark_seconds=0.1)
     (name,) = await crew.incarnations(worker)
     await crew.client.drain(crew.name, name)
