@@ -50,16 +50,20 @@ async def test_every_task_that_was_taken_while_the_crew_was_deleted_has_its_resu
         waiting: list[asyncio.Task[Any]] = []
 
         async def submit() -> None:
+            task_id = await client.submit(stored, "x", agent="first")
+            waiting.append(asyncio.create_task(client.wait(stored, task_id)))
+
+        async def submit_on() -> None:
             while True:
-                task_id = await client.submit(stored, "x", agent="first")
-                waiting.append(asyncio.create_task(client.wait(stored, task_id)))
+                await submit()
                 await asyncio.sleep(0.005)
 
-        submitting = asyncio.create_task(submit())
+        await submit()
+        await waiting[0]  # results of others may go with the crew before they are asked for
+        submitting = asyncio.create_task(submit_on())
         async with asyncio.timeout(180):
             while len(waiting) < 3:  # else the crew may be closed before
                 await asyncio.sleep(0.005)
-            await waiting[0]  # the others' results may go with the crew before they are asked for
         deleting = shell.start("delete", "crew", stored, "--drain")
         with pytest.raises((Closed, *GONE)) as refused:  # on a slow machine it may have gone by then
             await submitting
