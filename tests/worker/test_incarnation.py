@@ -53,6 +53,7 @@ def test_one_call_takes_results_by_number_and_by_bytes_and_always_one(lengths: l
         ("sent", [[_finished(1)]], True),
         ("unloadable", [(TASK, AgentNotLoadable("nobody has its agent"))], True),
         ("unwanted", [TASK], True),
+        ("beginning", [TASK], True),
         ("held", [TASK], False),
         ("heard", Claim((TASK,), 1000, 0), False),
     ],

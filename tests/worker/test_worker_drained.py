@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 from workshop import Make, shift_of
 
 from waiting import until
 from watchbill.store import control, workers
+from watchbill.store.queue import Claimed, Queue
 
 
 async def test_a_worker_that_drains_makes_no_claim_though_it_has_room_and_there_is_work(make_crew: Make) -> None:
@@ -54,3 +59,22 @@ async def test_a_worker_that_scaling_drains_ends_what_it_runs_and_is_then_known_
         await crew.started("t2")
         assert not worker.drained
         crew.open("t2")
+
+
+async def test_a_worker_that_asks_for_a_large_task_is_not_drained(
+    make_crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its payload doesn't come with the claim."""
+    crew, really, seen = await make_crew({"a": "Brief"}), Queue.start, []
+    async with crew.in_process() as worker:
+
+        async def start(queue: Queue, incarnation: str, tasks: Sequence[Claimed]) -> Any:
+            worker._state.draining = True
+            seen.append(worker.drained)
+            worker._state.draining = False
+            return await really(queue, incarnation, tasks)
+
+        monkeypatch.setattr(Queue, "start", start)
+        await crew.submit("large", "a", "0" + " " * 100_000)
+        assert (await crew.result("large")).success
+    assert seen == [False]

@@ -118,10 +118,12 @@ class Claims:
     async def end_unwanted(self, incarnation: Incarnation, ttl_ms: int) -> None:
         """Makes the results of tasks that somebody stopped before they ran. Where the payload didn't come with the
         claim, the definition didn't either."""
-        unwanted, incarnation.unwanted = incarnation.unwanted, []
+        unwanted = list(incarnation.unwanted)
+        n = len(unwanted)
         if without := [task for task in unwanted if not task.payload]:
             unwanted = [task for task in unwanted if task.payload] + await self.with_payloads(incarnation, without)
         incarnation.finished += [results.stopped(task, task.wish or "cancel", ttl_ms) for task in unwanted]
+        del incarnation.unwanted[:n]  # only now: until then the worker holds them
 
     async def drop_heard(self, incarnation: Incarnation) -> None:
         """Stops the bell, and drops a claim that it brought for an incarnation that has ended."""

@@ -52,6 +52,8 @@ class Incarnation:
     held: list[Claimed] = field(default_factory=list)
     """Claimed tasks that begin as soon as a slot is free."""
     held_since: float = 0.0
+    beginning: list[Claimed] = field(default_factory=list)
+    """Tasks that were held, and begin when a call to the store is made."""
     claimed: dict[str, float] = field(default_factory=dict)
     """The time at which each held task was claimed."""
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Incarnation:
     @property
     def is_working(self) -> bool:
         """It runs tasks, or has ends to report. Tasks that are only held need nothing saved."""
-        return bool(self.jobs or self.finished or self.sent or self.unloadable or self.unwanted)
+        return bool(self.beginning or self.jobs or self.finished or self.sent or self.unloadable or self.unwanted)
 
     @property
     def is_idle(self) -> bool:
@@ -105,7 +107,7 @@ class Incarnation:
     @property
     def entries(self) -> set[str]:
         """The entries of all tasks that it holds."""
-        tasks = [*(job.task for job in self.jobs.values()), *self.held, *self.unwanted]
+        tasks = [*(job.task for job in self.jobs.values()), *self.held, *self.beginning, *self.unwanted]
         ended = [*self.finished, *(finished for batch in self.sent for finished in batch)]
         tasks += [*(finished.task for finished in ended), *(task for task, _ in self.unloadable)]
         tasks += self.heard.tasks if self.heard else ()

@@ -99,7 +99,7 @@ class Lifecycle:
                 self._jobs.drop(old)
                 raise error
             state.reincarnate()
-            unsaved = len(old.held) + len(old.unwanted) + len(old.unloadable)
+            unsaved = len(old.held) + len(old.beginning) + len(old.unwanted) + len(old.unloadable)
             logger.warning("the store has the crew back, without its tasks: %d that were not begun are lost", unsaved)
             state.unrecovered.append(old)
         else:

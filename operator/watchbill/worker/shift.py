@@ -173,8 +173,8 @@ class Shift:
             if own.unloadable:
                 await self._park(own)
             if (heard := own.heard) is not None:
-                own.heard = None
                 claims.take(own, heard)
+                own.heard = None
             if state.stopping:
                 await claims.claim_no_more(own)
             if state.draining:
@@ -217,6 +217,7 @@ class Shift:
     ) -> None:
         """Exchanges results for new tasks, in one call. `begin`: held tasks, which begin once the call is on its way,
         so that the store counts an attempt that kills this process. `announced`: running tasks to announce."""
+        incarnation.beginning += begin  # first: the thread that tells whether the worker is ready must not miss them
         del incarnation.held[: len(begin)]
         if without := [task for task in begin if not task.payload]:
             for task in await self._claims.with_payloads(incarnation, without):
@@ -229,6 +230,7 @@ class Shift:
                 incarnation.unannounced[task.id] = task
                 self._jobs.begin(incarnation, task)
             waiting.clear()
+            incarnation.beginning.clear()
 
         state = self._state
         with incarnation.sending() as batch:
@@ -254,6 +256,7 @@ class Shift:
                 if not batch:
                     raise
                 incarnation.held[:0] = waiting
+                incarnation.beginning.clear()
                 state.has_work = state.has_work or asked >= 0
                 await self._reports.send_singly(incarnation, batch, refusal)
                 return
@@ -267,12 +270,13 @@ class Shift:
         self._counts.show(len(state.incarnation.jobs))
 
     async def _park(self, incarnation: Incarnation) -> None:
-        unloadable, incarnation.unloadable = incarnation.unloadable, []
-        for task, error in unloadable:
+        while incarnation.unloadable:
+            task, error = incarnation.unloadable[0]
             reason, waits = results.unloadable(task, error)
             park = partial(self._queue.park, incarnation.name, [task], redact(reason), waits)
             (outcome,) = await self._state.persist(partial(park, lacks_all=isinstance(error, NewerRecord)))
             results.log_unloadable(task, reason, waits, outcome)
+            del incarnation.unloadable[0]
         self._parked.set()
 
     async def _wait(self, incarnation: Incarnation) -> None:
