@@ -53,8 +53,8 @@ class Lane(Protocol):
         """Returns the task's last request, and the answer to it; None: it has made none."""
         ...
 
-    async def gather(self, own: Batched, call: str, body: str, group: Group, seal_ms: int) -> None:
-        """Stores a request, which the task waits for from now on."""
+    async def gather(self, own: Batched, call: str, body: str, group: Group, seal_ms: int) -> bool:
+        """Stores a request, which the task waits for from now on. False: the store has lost the task."""
         ...
 
     async def leave(self, own: Batched) -> None:
@@ -176,11 +176,13 @@ class BatchedModel(WrapperModel):
             reserved.settle(Amount())
             raise
         try:
-            await self._lane.gather(own, reserved.call, encoded.body, group, seal_ms)
+            is_gathered = await self._lane.gather(own, reserved.call, encoded.body, group, seal_ms)
         except Exception:  # where it is cut off, nobody knows whether a batch will take the request
             reserved.settle(Amount())
             raise
-        return True
+        if not is_gathered:
+            reserved.settle(Amount())
+        return is_gathered
 
     async def _encoded(self, asked: BatchRequest) -> EncodedBatchRequest | None:
         try:

@@ -388,10 +388,10 @@ class Queue:
         """Raises CrewGone, Fenced or WorkerForgotten for the answers of a script that mean them."""
         if status == "gone":
             raise crew_gone(self.keys)
-        if status == "unknown":
-            raise WorkerForgotten(f"the store has lost what it knew of worker {incarnation} of crew {self.keys.crew!r}")
-        if status == "fenced":
-            who = f"worker {incarnation} of crew {self.keys.crew!r}"
+        if status in ("unknown", "fenced"):
+            who = f"{f'worker {incarnation}' if incarnation else 'a worker'} of crew {self.keys.crew!r}"
+            if status == "unknown":
+                raise WorkerForgotten(f"the store has lost what it knew of {who}")
             raise Fenced(f"{who} was taken for dead; its work was given to others")
 
 

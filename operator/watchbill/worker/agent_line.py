@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final, NoReturn
 
 from watchbill.agents.asking import Ends, Waits
@@ -55,12 +56,15 @@ class AgentLine:
             if incarnation.jobs.get(job.task.id) is not job:
                 return  # a thread that outlived its task, or even its incarnation: nobody would close what it opened
             if job.task.id in incarnation.unannounced:  # the feed has the beginning before all that is told
-                await self._state.persist(lambda: self._queue.finish(incarnation.name, [], announced=[job.task]))
+                announce = partial(self._queue.finish, incarnation.name, [], announced=[job.task])
+                if await self._state.persist_for_agent(announce, None) is None:
+                    return  # the feeds are lost, too
                 incarnation.unannounced.pop(job.task.id, None)
             job.told += 1
             number, scope = job.told, told.scope and redact(told.scope)[: results.MESSAGE_MAX]
             clean = replace(told, message=redact(told.message)[: results.MESSAGE_MAX], scope=scope)
-            await self._state.persist(lambda: self._queue.say(incarnation.name, job.task, clean, number))
+            say = partial(self._queue.say, incarnation.name, job.task, clean, number)
+            await self._state.persist_for_agent(say, False)
 
     async def approved(self, what: str) -> Approval | None:
         queue, task_id, what = self._queue, self._job.task.id, redact(what)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from watchbill import metrics
 from watchbill.agents import steps
-from watchbill.errors import CrewGone, Fenced, InvalidInput, Problem, WorkerForgotten
+from watchbill.errors import Fenced, InvalidInput, Problem
 from watchbill.store import checkpoints
 from watchbill.store.packed import Checkpoint
 from watchbill.store.queue import Queue
@@ -77,7 +78,8 @@ class JobCheckpoints:
             self._check_room()
             return None
         self._count("replayed")
-        return known.value or await self._ask(lambda: checkpoints.value(self._queue, self._job.task, number), None)
+        read = partial(checkpoints.value, self._queue, self._job.task, number)
+        return known.value or await self._state.persist_for_agent(read, None)
 
     async def keep(self, name: str, value: str) -> None:
         self._check_owner()
@@ -89,7 +91,8 @@ class JobCheckpoints:
         self._number += 1
         self._size += size
         number, queue, incarnation, task = self._number, self._queue, self._incarnation.name, self._job.task
-        await self._ask(lambda: checkpoints.store(queue, incarnation, task, number, name, value), None)
+        store = partial(checkpoints.store, queue, incarnation, task, number, name, value)
+        await self._state.persist_for_agent(store, None)
         self._count("stored")
 
     def find_in_thread(self, name: str) -> str | None:
@@ -101,18 +104,10 @@ class JobCheckpoints:
     async def _read(self) -> dict[str, tuple[int, Checkpoint]]:
         queue, incarnation, task = self._queue, self._incarnation.name, self._job.task
         nothing: dict[int, Checkpoint] = {}
-        found = await self._ask(lambda: checkpoints.stored(queue, incarnation, task), nothing)
+        found = await self._state.persist_for_agent(lambda: checkpoints.stored(queue, incarnation, task), nothing)
         self._number = max(found, default=0)
         self._size = sum(one.size for one in found.values())
         return {one.name: (number, one) for number, one in found.items()}
-
-    async def _ask(self, call: Callable[[], Awaitable[T]], lost: T) -> T:
-        """Returns what the store answers; `lost` where it has lost the crew or this worker: what runs then goes on, as
-        its result still counts."""
-        try:
-            return await self._state.persist(call)
-        except (CrewGone, WorkerForgotten):
-            return lost
 
     def _count(self, outcome: Literal["stored", "replayed"]) -> None:
         metrics.CHECKPOINTS.labels(*metrics.of_crew(self._queue.keys.crew), outcome).inc()

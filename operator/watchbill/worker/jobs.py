@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from watchbill.connection import outages
 from watchbill.errors import AgentNotLoadable, CrewGone, Fenced, NewerRecord, NotFound
 from watchbill.loggers import Logger
-from watchbill.store.queue import Claimed, Finished, Queue, Wish
+from watchbill.store import definitions
+from watchbill.store.queue import Claimed, Finished, Queue, Wish, crew_gone
 from watchbill.worker.agent_line import AgentLine
 from watchbill.worker.checkpoints import JobCheckpoints
 from watchbill.worker.counts import Counts
@@ -91,7 +93,11 @@ class Jobs:
         except (AgentNotLoadable, NewerRecord) as error:
             self._set_aside(incarnation, job, error)
         except NotFound as error:
-            self._end(incarnation, job, self._executor.failed(job.task, error))
+            if await self._is_lost(incarnation):
+                self._remove(incarnation, job)
+                self._state.end_incarnation(incarnation.name, crew_gone(self._queue.keys))
+            else:
+                self._end(incarnation, job, self._executor.failed(job.task, error))
         except (Fenced, CrewGone) as error:
             self._remove(incarnation, job)
             self._state.end_incarnation(incarnation.name, error)
@@ -106,6 +112,12 @@ class Jobs:
             self.fresh = True
             # Not before the agents of all that was read together have had their turn: their ends go in one call.
             asyncio.get_running_loop().call_soon(self._state.wake.set)
+
+    async def _is_lost(self, incarnation: Incarnation) -> bool:
+        """Returns whether the store has lost the crew since this incarnation began. A task that had not begun is lost
+        with it, and has not failed."""
+        queue = self._queue
+        return await outages.persist(lambda: definitions.born(queue.client, queue.keys)) != incarnation.born
 
     def _run(self, incarnation: Incarnation, job: Job, read: Read = NOTHING) -> None:
         try:

@@ -38,8 +38,7 @@ class JobMemory:
 
     async def remember(self, session_id: str, follows: str, turn: Turn, seconds: float) -> None:
         queue, incarnation, task = self._queue, self._incarnation.name, self._job.task
-        await self._state.persist(
-            lambda: sessions.add(
-                queue, incarnation, task, session_id, turn, follows=follows, ttl_ms=max(int(seconds * 1000), 1)
-            )
+        ttl_ms = max(int(seconds * 1000), 1)
+        await self._state.persist_for_agent(
+            lambda: sessions.add(queue, incarnation, task, session_id, turn, follows=follows, ttl_ms=ttl_ms), None
         )

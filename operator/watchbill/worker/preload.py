@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from watchbill.agents.loading import AgentLoader
@@ -30,14 +31,19 @@ POLL_SECONDS: Final = 10.0
 
 async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None:
     """Runs until it is cancelled. An import holds up the event loop, so none begins while the worker has work."""
-    tried = ""
+    tried, able = "", ""
     pause = FIRST_SECONDS
     while True:
         await state.clock.sleep(pause)
         pause = POLL_SECONDS
         there = await state.persist(lambda: definitions.identity(queue.client, queue.keys))
         digest = there.definition
-        if there.uid != queue.uid or digest in ("", tried, there.loaded):
+        if there.uid != queue.uid or digest in ("", there.loaded):
+            continue
+        record = partial(definitions.record_loaded, queue.client, queue.keys, queue.uid, digest)
+        if digest == able:  # the store had lost the crew, and has it back
+            await state.persist(record)
+        if digest == tried:
             continue
         if not state.incarnation.is_idle:
             pause = FIRST_SECONDS
@@ -48,7 +54,8 @@ async def preload(state: WorkerState, queue: Queue, loader: AgentLoader) -> None
         except (NotFound, NewerRecord):  # replaced meanwhile, or told elsewhere
             continue
         if await _load_all(crew, loader, queue.keys.crew, queue.role_feeds):
-            await state.persist(lambda d=digest: definitions.record_loaded(queue.client, queue.keys, queue.uid, d))  # type: ignore[misc]
+            able = digest
+            await state.persist(record)
 
 
 async def _load_all(crew: CrewDefinition, loader: AgentLoader, name: str, feeds: RoleFeeds) -> bool:

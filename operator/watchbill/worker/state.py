@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from watchbill.clock import Clock
 from watchbill.connection import outages
+from watchbill.errors import CrewGone, WorkerForgotten
 from watchbill.store import incarnations
 from watchbill.worker.incarnation import Incarnation
 from watchbill.worker.probes import Known, Probes
@@ -157,3 +158,11 @@ class WorkerState:
             self.cut_off = True
 
         return await outages.persist(call, until=lambda: self.is_overdue, on_wait=wait)
+
+    async def persist_for_agent(self, call: Callable[[], Awaitable[T]], lost: T) -> T:
+        """As `persist`, for what an agent at work asks. Returns `lost` where the store has lost the crew or this
+        worker: the agent goes on, as its result still counts. Whoever learns that the crew is gone for good ends it."""
+        try:
+            return await self.persist(call)
+        except (CrewGone, WorkerForgotten):
+            return lost
