@@ -97,6 +97,7 @@ async def test_one_answer_says_what_the_scripts_of_the_crew_say(room: Room) -> N
     asked = await figures.figures(room.client, KEYS)
     assert (state.load.waiting, state.load.running) == (asked.waiting, asked.running) == (2, 1)
     found = fleet.of(await workers.workers(room.client, KEYS, room.uid), room.memory, FakeClock())
+    assert state.fleet is not None
     assert [(one.name, one.holds, one.draining) for one in state.fleet.workers] == [
         ("pod-1", 1, ""),
         ("pod-2", 0, "scaling"),
@@ -115,7 +116,7 @@ async def test_a_crew_that_cant_be_read_at_once_is_read_by_its_own_scripts(
 ) -> None:
     await room.sync()
     await room.work()
-    known = await room.sync(observed=1)
+    known = (await room.sync(observed=1)).fleet
 
     run = scripts.run
 
@@ -130,7 +131,9 @@ async def test_a_crew_that_cant_be_read_at_once_is_read_by_its_own_scripts(
     monkeypatch.setattr(scripts, "run", nothing)
     state = await room.sync(observed=1)
     assert (state.load.waiting, state.load.running) == (2, 1)
-    assert [one.name for one in state.fleet.workers] == [one.name for one in known.fleet.workers]
+    assert state.fleet is not None
+    assert known is not None
+    assert [one.name for one in state.fleet.workers] == [one.name for one in known.workers]
     assert room.memory.swept is None, "so the next look reconciles it"
 
 

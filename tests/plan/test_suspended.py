@@ -50,6 +50,16 @@ def test_a_suspended_crew_at_rest_is_not_looked_at_all_the_time_and_held_while_t
     assert (planned(away).applies, planned(away).drain) == ((), ())
 
 
+def test_no_worker_leaves_while_the_store_does_not_know_which_are_busy() -> None:
+    of = suspended()
+    there = [dataclasses.replace(child(of, 2), ready=2, there=2)]
+    held = planned(settled(of, children=there, load=Load(0, 0), fleet=None))
+    assert (held.applies, held.sizes, held.drain, held.shrinks) == ((), (), (), False)
+    assert held.scaling is not None
+    assert held.scaling.held == "unknown"
+    assert held.watch == "closely", "so that it goes on as soon as they are known"
+
+
 def test_a_suspended_crew_is_ready_and_suspended_once_the_store_knows() -> None:
     of = suspended()
     rests = planned(settled(of)).status or settled(of).status

@@ -204,10 +204,12 @@ class Reconciler:
             return _Synced(None, self._gate.error, fault)
         state = None
         try:
-            has_pods = any(child.replicas or child.there for child in self._cache.deployments.of(key))
+            children = self._cache.deployments.of(key)
+            has_pods, ready = any(c.replicas or c.there for c in children), sum(c.ready for c in children)
             beats = self._cache.heartbeats.of(key)
             hold = self._cache.quotas.hold(key)
-            state = await self._stored.sync(key, seen, definition, beats, memory, has_pods, hold.why if hold else "")
+            why = hold.why if hold else ""
+            state = await self._stored.sync(key, seen, definition, beats, memory, has_pods, why, ready)
         except NameTaken as error:
             fault = fault or (Reason.OWNER_CONFLICT, str(error))
         except InvalidInput as error:

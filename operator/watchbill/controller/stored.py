@@ -69,7 +69,8 @@ class StoreState:
     delayed: int = 0
     is_run_now_left: bool = False
     """A heartbeat could not be fired, as somebody asks for by its annotation, because the queue is full."""
-    fleet: Fleet = Fleet()  # noqa: RUF009 - it is frozen
+    fleet: Fleet | None = Fleet()  # noqa: RUF009 - it is frozen
+    """None: the store has lost its workers, and not all are back."""
     is_swept: bool = False
     """It was read by the autoscaler, up to a second ago."""
     budgets: budget.Seen = budget.Seen()  # noqa: RUF009 - it is frozen
@@ -95,6 +96,10 @@ class _Wanted:
     @property
     def generation(self) -> int:
         return int(self.seen["metadata"]["generation"])
+
+    @property
+    def was_stored(self) -> bool:
+        return "waiting" in self.status  # which it has from then on
 
     @property
     def status(self) -> Mapping[str, Any]:
@@ -144,14 +149,15 @@ class Stored:
         memory: CrewMemory,
         has_pods: bool = True,
         hold: str = "",
+        ready: int = 0,
     ) -> StoreState | None:
         """Stores what is not stored yet, and reads how the crew stands. None: it was never stored.
 
         `seen`, `beats`: the Crew and its Heartbeats as the API server has them. `definition`: None where the Crew
-        can't run; then what was stored before stays. `has_pods`: there may be workers to read of. `hold`: why the crew
-        is to take no work, and none of it to begin; empty: it is. Raises StoreUnavailable; NameTaken when another owns
-        the crew of that name; InvalidInput for what can't be stored; StaleObject when `seen` is old; CrewGone when the
-        crew was replaced meanwhile; NotLeader.
+        can't run; then what was stored before stays. `has_pods`: there may be workers to read of; `ready`: so many of
+        their pods are ready. `hold`: why the crew is to take no work, and none of it to begin; empty: it is. Raises
+        StoreUnavailable; NameTaken when another owns the crew of that name; InvalidInput for what can't be stored;
+        StaleObject when `seen` is old; CrewGone when the crew was replaced meanwhile; NotLeader.
         """
         keys, wanted = names.CrewKeys(*key), _Wanted(seen, definition, beats, hold)
         swept = reading = memory.take(self._clock.monotonic())
@@ -173,7 +179,7 @@ class Stored:
             reading = None  # it is older than the work that this has made
         reading = reading or await self._read(keys, wanted.uid)
         memory.swept = reading.substance
-        state = await self._state(keys, wanted, reading, memory, has_pods=has_pods)
+        state = await self._state(keys, wanted, reading, memory, ready * wanted.was_stored if has_pods else None)
         return replace(state, is_swept=reading is swept, is_run_now_left=is_left)
 
     async def _write(self, keys: names.CrewKeys, wanted: _Wanted, held: Identity, memory: CrewMemory) -> Whole | None:
@@ -205,7 +211,7 @@ class Stored:
         return found
 
     async def _state(
-        self, keys: names.CrewKeys, wanted: _Wanted, reading: Whole, memory: CrewMemory, *, has_pods: bool
+        self, keys: names.CrewKeys, wanted: _Wanted, reading: Whole, memory: CrewMemory, ready: int | None
     ) -> StoreState:
         """Returns how the crew stands once what is due is on its queues, and reads what only some crews have."""
         uid, held = wanted.uid, reading.identity
@@ -213,8 +219,6 @@ class Stored:
         metrics.QUEUES.show(keys.crew, now)
         waits = await parked.read(Queue(self._client, keys, uid), memory, now.parked_by.get("agent", 0), self._clock)
         shown = bool(memory.verdicts)
-        if not has_pods:
-            memory.drained_at.clear()  # nobody saw the ends of these drains
         return StoreState(
             load=load.of(now),
             unavailable=waits.agents,
@@ -223,7 +227,7 @@ class Stored:
             beats=await beats_now.observed(self._client, keys, suspended=wanted.is_suspended) if shown else {},
             dead=now.dead,
             delayed=now.delayed,
-            fleet=fleet.of(reading.workers, memory, self._clock) if has_pods else Fleet(),
+            fleet=await fleet.read(self._client, keys, reading.workers, memory, self._clock, ready),
             budgets=await spending.read(self._client, keys, wanted.definition),
             help_in=await stuck.ask(self._client, keys, uid, now, memory, self._clock),
             parked_in=waits.again_in,
@@ -353,7 +357,7 @@ class Stored:
             definition,
             uid=uid,
             owner=self._owner,
-            was_there="waiting" in wanted.status,  # the figures of a crew that was stored are there from then on
+            was_there=wanted.was_stored,
             generation=generation,
             over=over,
             suspended=wanted.is_suspended,

@@ -32,7 +32,7 @@ def of(
         why=decision.why,
         wanted=held.wanted if held is not None else decision.replicas,
         replicas=decision.replicas,
-        held=_held(load, decision, step, children, drained),
+        held=_held(load, decision, step, children, None if fleet is None else drained),
         until=stamp(now + timedelta(seconds=until)) if until is not None else "",
         waiting=load.waiting if load else None,
         running=load.running if load else None,
@@ -68,7 +68,7 @@ def _held(
     decision: replicas.Decision,
     step: drain.Step,
     children: Sequence[tuple[Child, bool]],
-    drained: Sequence[drain.Worker],
+    drained: Sequence[drain.Worker] | None,
 ) -> HeldBy:
     if load is None and decision.why != "quota":
         return "unknown"
@@ -76,6 +76,8 @@ def _held(
         return decision.held.by
     if sum(child.replicas for child, _ in children) <= decision.replicas:
         return ""
+    if drained is None:
+        return "unknown"
     if step.waits:
         return step.waits
     return "drains" if any(worker.holds for worker in drained) else ""

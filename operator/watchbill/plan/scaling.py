@@ -187,7 +187,10 @@ def hold(seen: Scaling) -> str:
                 "no pod goes while a busy worker has not said in which pod it is: it starts, or is of an older release"
             )
         case "unknown":
-            return "the store does not tell how much there is to do: the number of workers stays as it is"
+            return (
+                "the store does not tell how much there is to do, or which workers are busy: the number of workers "
+                "stays as it is"
+            )
 
 
 def sentences(seen: Scaling) -> list[str]:
