@@ -201,7 +201,7 @@ def test_abandoned_agents_and_tasks_that_the_store_lost_hold_slots(state: Worker
     assert slots.capacity == 2
     state.incarnation.jobs["u"] = Job(TASK)
     assert slots.capacity == 2, "running tasks are counted by whoever begins more"
-    shown = {"running": 1, "slots": 4, "abandoned": 1, "draining": False, "revision": "", "since": 0}
+    shown = {"running": 1, "slots": 4, "abandoned": 1, "draining": False, "revision": "", "since": 0, "recovering": 1}
     assert json.loads(slots.describe()) == shown
     state.draining = True
     assert json.loads(slots.describe()) == shown | {"draining": True}

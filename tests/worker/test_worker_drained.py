@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 from workshop import Make, shift_of
 
 from waiting import until
-from watchbill.store import control, workers
+from watchbill.store import control, definitions, workers
 from watchbill.store.queue import Claimed, Queue
 
 
@@ -78,3 +78,34 @@ async def test_a_worker_that_asks_for_a_large_task_is_not_drained(
         await crew.submit("large", "a", "0" + " " * 100_000)
         assert (await crew.result("large")).success
     assert seen == [False]
+
+
+async def test_a_worker_that_ends_what_the_store_has_lost_is_not_empty_though_it_drains(
+    make_crew: Make, private_redis: Callable[[], Awaitable[Any]]
+) -> None:
+    crew = await make_crew({"a": "Gate"}, url=(await private_redis()).url, lease_seconds=1)
+
+    async def holds() -> int | None:
+        found = (await workers.workers(crew.redis, crew.keys, crew.uid)).of_crew
+        return found[0].holds if found and found[0].revision == "abcd1234" else None
+
+    async def holds_one() -> bool:
+        return await holds() == 1
+
+    async def is_empty() -> bool:
+        return await holds() == 0
+
+    async with crew.in_process(concurrency=2, revision="abcd1234") as worker:
+        await crew.submit("t1", "a")
+        await crew.started("t1")
+        await crew.redis.flushall()
+        await definitions.apply(crew.redis, crew.keys, crew.definition, uid=crew.uid)
+        await until(lambda: worker._state.unrecovered, what="the loss is noticed")
+        await until(holds_one, what="the store hears what the worker still runs")
+        (name,) = [one.name for one in (await workers.workers(crew.redis, crew.keys, crew.uid)).of_crew]
+        assert await control.drain_for_scaling(crew.redis, crew.keys, crew.uid, [name], on=True) == 1
+        await until(lambda: worker._state.draining, what="the drain")
+        assert (await holds(), worker.drained) == (1, False)
+        crew.open("t1")
+        await until(lambda: worker.drained, what="not ready any more")
+        await until(is_empty, what="the store hears that it is empty")

@@ -28,7 +28,7 @@ class Worker:
     name: str
     """The name by which it is drained."""
     holds: int
-    """Tasks and deliveries that are claimed and not ended."""
+    """Tasks and deliveries that are claimed and not ended, those that the store has lost included."""
     draining: DrainedBy
     revision: str | None
     """The template revision of its pod; empty: it is in none; None: it has not said yet."""
@@ -67,7 +67,7 @@ def parsed(reply: Sequence[Any], delivering: Sequence[Any]) -> Workers:
         said, name = _said(says), incarnations.worker(incarnation)
         before = found[name].holds if name in found else 0
         of_pod = said.get("revision"), said.get("since", 0), *_readiness(said)
-        found[name] = Worker(name, before + holds, _by(told), *of_pod)
+        found[name] = Worker(name, before + holds + _recovering(said), _by(told), *of_pod)
     for incarnation, holds, _, told in packed.rows(delivering[3], 4):
         name = incarnations.worker(incarnation)
         known = found.get(name, Worker(name, 0, _by(told), None, 0))
@@ -79,6 +79,12 @@ def _by(told: str) -> DrainedBy:
     if not told:
         return ""
     return "scaling" if told.endswith(" scaling") else "person"
+
+
+def _recovering(said: Mapping[str, Any]) -> int:
+    """Returns how many tasks that the store has lost the worker still has."""
+    number = said.get("recovering")
+    return number if isinstance(number, int) else 0
 
 
 def _readiness(said: Mapping[str, Any]) -> tuple[bool | None, int]:

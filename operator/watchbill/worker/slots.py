@@ -55,6 +55,7 @@ class Slots:
         """Returns the report of this worker for `watchbill workers` and the operator's scaling, as JSON. Any thread may
         call it."""
         state, known = self._state, self._state.known
+        recovering = sum(len(old.jobs) + len(old.finished) for old in list(state.unrecovered))
         return json.dumps(
             {
                 "running": len(state.incarnation.jobs),
@@ -63,6 +64,7 @@ class Slots:
                 "draining": state.stopping or state.draining,
                 "revision": state.revision,
                 "since": state.since_ms,
+                **({"recovering": recovering} if recovering else {}),
                 **({"ready": known.ready, "ready_since": known.since_ms} if known else {}),
             }
         )

@@ -83,7 +83,7 @@ class WorkerState:
     @property
     def drained(self) -> bool:
         """The worker holds nothing and won't claim again: it has stopped, or it drains."""
-        return self.ended or (self.draining and self.incarnation.is_idle)
+        return self.ended or (self.draining and self.incarnation.is_idle and not self.unrecovered)
 
     @property
     def is_done(self) -> bool:
