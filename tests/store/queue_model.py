@@ -543,11 +543,13 @@ class Model:
             return "over"
         if work.place is not Place.ASIDE:
             return "waiting"
-        unplaced, work.unplaced = work.unplaced, False
+        unplaced, work.unplaced, run = work.unplaced, False, work.run
+        # One of a run that is being cancelled comes to a worker, to be ended: nothing would give it a place later.
+        waits = unplaced and run and run.state is RunState.RUNNING and run.active() - run.unplaced() > run.parallel
         if work.later:
             work.state = TaskState.APPROVAL if work.asks == "open" else TaskState.DELAYED
             work.place, work.later = Place.DELAYED, False
-        elif unplaced and work.run and work.run.active() - work.run.unplaced() > work.run.parallel:
+        elif waits:
             work.state, work.place = TaskState.PARKED, Place.BOUND
         else:
             work.state = TaskState.WAITING
