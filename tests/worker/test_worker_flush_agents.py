@@ -55,6 +55,32 @@ async def test_an_agent_goes_on_though_what_it_tells_is_lost(
         assert crew.executions() == Counter({"early": 1, "late": 1, "new": 1})
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"), [("FailsGate", "attempt 1 failed: OSError: a: do it"), ("PostponesGate", "a: do it")]
+)
+async def test_what_was_to_go_on_ends_and_says_that_its_task_is_lost(
+    make_crew: Make, private_redis: PrivateRedis, kind: str, why: str
+) -> None:
+    crew = await make_crew({"a": kind}, url=(await private_redis()).url, lease_seconds=1)
+    async with crew.in_process(concurrency=2) as worker:
+        for task_id in ("early", "late"):
+            await crew.submit(task_id, "a")
+        await crew.started("early", "late")
+        await crew.redis.flushall()
+        crew.open("early")
+        await until(lambda: worker._state.incarnation.finished, what="an end in hand")
+        await _bring_back(crew)
+        await until(lambda: crew.redis.exists(crew.keys.task("early")), what="its end")
+        crew.open("late")
+        await until(lambda: not worker._state.unrecovered)
+        for task_id in ("early", "late"):
+            result = await crew.result(task_id)
+            assert (result.success, result.attempt) == (False, 1)
+            assert str(result.error).startswith(f"the store has lost this task, so that it can't go on. {why}")
+            assert "the next is in" not in str(result.error)
+        assert await crew.ends() == Counter({("early", "dead"): 1, ("late", "dead"): 1})
+
+
 async def test_an_agent_whose_task_others_have_is_still_told_so() -> None:
     async def fenced() -> None:
         raise Fenced("others have it")

@@ -115,7 +115,7 @@ class Shift:
         )
         self._bell = Bell(state, queue, self._keeper)
         self._claims = Claims(state, queue, self._bell, self._orders, self._slots, self._jobs, self._counts)
-        self._store_loss = StoreLoss(state, queue, self._reports, current.born)
+        self._store_loss = StoreLoss(state, queue, self._reports, self._executor.lost, current.born)
         self._lifecycle = Lifecycle(
             state, queue, self._keeper, self._claims, self._jobs, self._reports, self._store_loss, self._counts
         )

@@ -3,12 +3,13 @@ written once the store has the same crew back. The first worker to see that says
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from watchbill.clock import wait_for_event
 from watchbill.store import definitions
-from watchbill.store.queue import Queue
+from watchbill.store.queue import Finished, Queue
 from watchbill.worker.reports import Reports
 from watchbill.worker.state import WorkerState
 
@@ -20,11 +21,20 @@ _POLL_SECONDS: Final = 0.25
 class StoreLoss:
     """The recovery of incarnations whose tasks the store has lost (`WorkerState.unrecovered`)."""
 
-    def __init__(self, state: WorkerState, queue: Queue, reports: Reports, born: str) -> None:
-        """`born`: since when the store knew the crew when the worker started."""
+    def __init__(
+        self,
+        state: WorkerState,
+        queue: Queue,
+        reports: Reports,
+        to_write: Callable[[Finished], Finished | None],
+        born: str,
+    ) -> None:
+        """`to_write` returns what is written of an end; None: nothing. `born`: since when the store knew the crew when
+        the worker started."""
         self._state = state
         self._queue = queue
         self._reports = reports
+        self._to_write = to_write
         self._born = born
 
     async def crew_is_back(self) -> bool:
@@ -50,7 +60,7 @@ class StoreLoss:
         """Writes the results that earlier incarnations have."""
         for old in list(self._state.unrecovered):
             ended = list(old.finished)
-            finished = [f for f in ended if f.result]
+            finished = [end for end in map(self._to_write, ended) if end is not None]
             outcomes = await self._state.persist(partial(self._queue.recover, finished, old.born))
             self._reports.account(finished, outcomes)
             del old.finished[: len(ended)]  # only now: the store may have lost the crew again

@@ -7,6 +7,7 @@ from typing import Any
 from hands import Gate
 
 from watchbill.agents import memory
+from watchbill.errors import Postponed
 
 
 class RemembersGate(Gate):
@@ -24,3 +25,17 @@ class StepsGate(Gate):
     async def run(self, context: Any) -> str:
         result = await super().run(context)
         return str(await context.step("last", lambda: result))
+
+
+class FailsGate(Gate):
+    """Fails, so that another attempt would follow."""
+
+    async def run(self, context: Any) -> str:
+        raise OSError(await super().run(context))
+
+
+class PostponesGate(Gate):
+    """May not go on yet."""
+
+    async def run(self, context: Any) -> str:
+        raise Postponed(await super().run(context), seconds=60)

@@ -171,6 +171,9 @@ class Deliverer:
     def broken(self, task: Claimed, failure: BaseException) -> Finished:
         return self._dead(task, f"{type(failure).__name__}: {failure}")
 
+    def lost(self, finished: Finished) -> Finished | None:
+        return finished if finished.result else None
+
     def put_off(self, task: Claimed) -> Finished:
         return self._finished(task, "later", "", "", math.ceil(PUT_OFF_SECONDS * 1000))
 

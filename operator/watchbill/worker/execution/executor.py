@@ -204,6 +204,10 @@ class Executor:
         """Returns the end of a task that couldn't be run by a fault of Watchbill's own."""
         return self._results.broken(task, failure)
 
+    def lost(self, finished: Finished) -> Finished | None:
+        """Returns what is written of an end whose task the store has lost; None: nothing."""
+        return self._results.lost(finished)
+
     async def close(self) -> None:
         """Ends what was left running, and the agents' processes."""
         await self._abandoned.close()

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from watchbill.errors import AgentNotLoadable, NewerRecord, sentence
 from watchbill.loggers import Logger
@@ -18,7 +18,7 @@ from watchbill.names import ROLE
 from watchbill.plan import retry
 from watchbill.plan.hierarchy import Verdict
 from watchbill.records import TaskPolicy
-from watchbill.store.queue import Claimed, Finished, Outcome, Transition, Wish
+from watchbill.store.queue import Aside, Claimed, Finished, Outcome, Transition, Wish
 from watchbill.tasks import AgentTask, Usage
 from watchbill.worker.execution import failures, outputs
 from watchbill.worker.execution.failures import Failed
@@ -28,6 +28,7 @@ logger = Logger("watchbill.worker")
 
 MESSAGE_MAX: Final = 4000
 _LINE_MAX: Final = 300
+_NEXT: Final = "; the next is in "
 _NAMES_WITHIN: Final = 300
 """Characters of a payload within which its id and the name of its agent are: the id has 128 at most."""
 STOPPED: Final[Mapping[Wish, Literal["cancelled", "interrupted"]]] = {"cancel": "cancelled", "interrupt": "interrupted"}
@@ -151,11 +152,21 @@ class Results:
         """Makes the result of a task that couldn't be run by a fault of Watchbill's own."""
         return _without_record(task, self._first(failures.describe(failure)))
 
+    def lost(self, finished: Finished) -> Finished | None:
+        """Makes the end of a task that the store has lost: one that was to go on can't. None: nobody waits for it."""
+        if finished.result:
+            return finished
+        if finished.outcome not in get_args(Aside):
+            return None
+        error = f"the store has lost this task, so that it can't go on. {finished.message.partition(_NEXT)[0]}"
+        _log_dead(finished.task, self._crew, error)
+        return _without_record(finished.task, error, finished.usage)
+
     def _trace(self, failure: Failed) -> str:
         return _utf8(failures.ending((failure.traceback or failure.error).rstrip()))
 
     def _again(self, task: Claimed, error: str, seconds: float, extras: Extras) -> Finished:
-        message = f"attempt {task.attempt} failed: {self._first(error)}; the next is in {seconds:.1f} s"
+        message = f"attempt {task.attempt} failed: {self._first(error)}{_NEXT}{seconds:.1f} s"
         ttl_ms = math.ceil(seconds * 1000)
         usage = _spent(task, extras)
         message = message[:MESSAGE_MAX]
