@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -197,13 +199,35 @@ async def test_a_definition_that_is_read_while_its_crew_goes_is_not_kept(
         assert running._definitions == {}
 
 
-async def test_the_times_of_removed_heartbeats_are_not_kept_until_they_come(crew: Crew, clock: FakeClock) -> None:
+async def test_the_times_of_removed_heartbeats_are_not_kept_until_they_come(
+    crew: Crew, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "HEAP_LEAST", 20)
     async with crew.scheduled(beat("stays"), clock=clock) as running:
         for _ in range(50):
             await running.add(crew.keys, crew.uid, beat(schedule="0 0 1 1 *"))
             await running.remove(crew.keys, crew.uid, "hb")
-        assert len(running._heap) <= 2 * scheduler.HEAP_MOST + 2
+        assert len(running._heap) <= 22
         await crew.tick(clock, "stays")
+
+
+async def test_the_times_of_heartbeats_that_live_are_seldom_searched(
+    crew: Crew, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each second has some thirty, one for each look at the clock that is yet to come."""
+    searched: list[int] = []
+    really = heapq.heapify
+
+    def heapify(heap: list[Any]) -> None:
+        searched.append(len(heap))
+        really(heap)
+
+    monkeypatch.setattr(heapq, "heapify", heapify)
+    async with crew.scheduled(beat("stays"), clock=clock) as running:
+        (timed,) = running._timed.values()
+        for number in range(16 * scheduler.HEAP_LEAST):
+            running._push(clock.now() + timedelta(days=1, seconds=number), timed)
+    assert len(searched) in (3, 4, 5)
 
 
 async def test_a_scheduler_leaves_a_crew_that_was_replaced(

@@ -50,9 +50,8 @@ AHEAD: Final = timedelta(seconds=10)
 """The call that fires a slot is made so long before."""
 STAND_BACK_SECONDS: Final = (0.1, 0.3)
 """Seconds by which a scheduler is later than the one that does the work: a random number in between."""
-HEAP_MOST: Final = 8
-"""Entries of the heap for each heartbeat, at most: one that counts has two or three, and those of heartbeats that are
-gone may be of next year."""
+HEAP_LEAST: Final = 1000
+"""Entries of the heap below which those of heartbeats that are gone, which may be of next year, are not looked for."""
 FULL_AGAIN_SECONDS: Final = 0.5
 UNREADABLE_AGAIN_SECONDS: Final = 2.0
 
@@ -68,6 +67,7 @@ class Scheduler:
         self._timed: dict[str, Timed] = {}
         self._definitions: dict[str, definitions.Current] = {}
         self._heap: list[tuple[datetime, int, Timed]] = []
+        self._heap_most = HEAP_LEAST
         """The times at which heartbeats are looked at: to make their calls, and to fire them. An entry that no longer
         counts is skipped."""
         self._number = itertools.count()
@@ -143,9 +143,10 @@ class Scheduler:
             self._push(at, timed)
 
     def _push(self, at: datetime, timed: Timed) -> None:
-        if len(self._heap) > HEAP_MOST * (len(self._timed) + 1):  # of heartbeats that are gone, most of them
+        if len(self._heap) > self._heap_most:
             self._heap = [entry for entry in self._heap if self._timed.get(entry[2].id) is entry[2]]
             heapq.heapify(self._heap)
+            self._heap_most = max(2 * len(self._heap), HEAP_LEAST)  # so that an entry costs the same however many live
         entry = at, next(self._number), timed
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
