@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -241,12 +242,40 @@ async def test_many_entries_that_wait_starve_no_others_and_are_seldom_tried(
             await scene.add(one)
             await scene.taken(scene.own, one)
         await until(lambda: calls[scene.other.crew] >= 6, what="more attempts")
-        # each attempt is at a batch, and then at its first; one service makes it
-        assert calls[scene.other.crew] <= 2 * ((time.monotonic() - began) / (ingress.IDLE_MS / 1000) + 2)
+        # each attempt is at a batch, and then at its first; both services make it
+        assert calls[scene.other.crew] <= 4 * ((time.monotonic() - began) / ingress.POLL_SECONDS + 2)
         await opens()
         await scene.left(0)
     assert sorted(await scene.queued(scene.other)) == theirs
     assert scene.letters == []
+
+
+async def test_a_crew_that_is_open_again_gets_its_entries_at_once_however_many_services_there_are(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_aside, aside = Source.put_aside, Counter[str]()
+
+    async def counted(source: Source, crew: str, entries: Any) -> None:
+        aside[crew] += 1
+        await put_aside(source, crew, entries)
+
+    monkeypatch.setattr(Source, "put_aside", counted)
+    monkeypatch.setattr(ingress, "IDLE_MS", 60_000)
+    opens = await scene.shut(scene.other, "closed")
+    async with scene.listening("one"), scene.listening("two"):
+        await scene.add("first", other=True)
+        await scene.waiting(1)
+        await opens()
+        at_once = 0
+        for one in names("more", 450):  # a steady flow, for as long as several searches
+            before = aside.total()
+            await scene.add(one, other=True)
+            await asyncio.sleep(0.01)
+            at_once = at_once + 1 if aside.total() == before else 0
+            if at_once == 60:
+                break
+        assert at_once == 60
+        await scene.left(0)
 
 
 async def test_entries_that_wait_survive_their_service_and_are_taken_once_in_order(scene: Scene) -> None:

@@ -52,7 +52,8 @@ BATCH: Final = 100
 BLOCK_MS: Final = 2000
 IDLE_MS: Final = 5000
 """An entry that a consumer has had for so long is taken over. That consumer may live: both put the same task there.
-What waits for another crew is tried again after so long, by one service."""
+What waits for another crew is tried again by each search: where one service gives new entries to a crew that is open
+again while another still puts them aside, they would wait for each other."""
 POLL_SECONDS: Final = 5.0
 """Seconds between two searches for entries that can be taken over."""
 AGAIN_SECONDS: Final = 0.5
@@ -137,7 +138,7 @@ class Listener:
             return
         self._poll_at = now + POLL_SECONDS
         holders = await self._source.holders()
-        self._places = deque((holder, IDLE_MS) for holder in holders)
+        self._places = deque((holder, 0 if waits_for(holder) else IDLE_MS) for holder in holders)
         self._aside = {crew for holder in holders if (crew := waits_for(holder)) and crew != self._crew}
         self._told = {crew: at for crew, at in self._told.items() if now - at < LOG_SECONDS}
         await self._source.remove_idle(GONE_MS)
