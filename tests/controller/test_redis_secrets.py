@@ -96,7 +96,6 @@ async def test_a_secret_that_may_not_be_written_is_tried_again_and_told_of_each_
     ("error", "raised"),
     [
         (KubernetesUnavailable("timed out"), KubernetesUnavailable),
-        (KubernetesRefuses("invalid", 422), KubernetesRefuses),
         (NotLeader("another leads"), NotLeader),
         (Conflict("another version"), StaleObject),
     ],
@@ -114,13 +113,46 @@ async def test_whatever_keeps_a_secret_from_being_written_it_is_tried_again(
     assert await room.works()
 
 
+async def test_a_secret_that_the_api_server_refuses_is_a_fault_of_the_crew_and_tried_again(room: Room) -> None:
+    room.secrets.error = KubernetesRefuses("a policy wants a label", 422)
+    for tries in (1, 2):
+        assert await room.ensure() == (Reason.REDIS_USER_REFUSED, "a policy wants a label")
+        assert room.secrets.tries == tries
+    room.secrets.error = None
+    assert await room.ensure() is None
+    assert await room.works()
+
+
+@pytest.mark.parametrize("error", [FORBIDDEN, KubernetesRefuses("a policy wants a label", 422)])
+async def test_a_secret_that_can_t_be_changed_serves_as_it_is_until_a_resync(room: Room, error: Exception) -> None:
+    assert await room.ensure() is None
+    room.seen["metadata"]["annotations"] = {cluster_names.ANNOTATION_ROTATE: "now"}
+    room.secrets.error = error
+    for _ in range(2):
+        assert (await room.ensure(), room.secrets.tries) == (None, 2), "the crew goes on"
+        assert await room.works()
+    before = next(iter(room.secrets.kept.values()))["data"]
+    room.secrets.error = None
+    room.users.invalidate()
+    assert (await room.ensure(), room.secrets.tries) == (None, 3)
+    assert next(iter(room.secrets.kept.values()))["data"] != before
+    assert await room.works()
+
+
+async def test_a_secret_of_another_address_serves_nobody(room: Room) -> None:
+    assert await room.ensure() is None
+    room.users.address = Address(*without_user("redis://127.0.0.1:1"))
+    room.secrets.error = FORBIDDEN
+    assert await room.ensure() == (Reason.FORBIDDEN, str(FORBIDDEN))
+
+
 async def test_a_password_that_can_t_be_replaced_stays_valid_on_servers_that_restart(
     room: Room, redis_client: redis.asyncio.Redis
 ) -> None:
     assert await room.ensure() is None
     room.seen["metadata"]["annotations"] = {cluster_names.ANNOTATION_ROTATE: "now"}
     room.secrets.error = FORBIDDEN
-    assert await room.ensure() == (Reason.FORBIDDEN, str(FORBIDDEN))
+    assert await room.ensure() is None
     user = next(name for name in await redis_client.execute_command("ACL USERS") if room.name in str(name))
     await redis_client.execute_command("ACL DELUSER", user)  # as a restart does
     assert not await room.works()

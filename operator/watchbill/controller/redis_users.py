@@ -25,6 +25,7 @@ from watchbill.controller.cache import Key
 from watchbill.errors import (
     Conflict,
     KubernetesForbids,
+    KubernetesRefuses,
     StaleObject,
     StoreRefuses,
     StoreUnavailable,
@@ -105,9 +106,10 @@ class RedisUsers:
             return None
         try:
             return await self._ensure(key, wanted, now, may_write=may_write)
-        except KubernetesForbids as error:
+        except KubernetesRefuses as error:
             faults.count(error)
-            return Reason.FORBIDDEN, str(error)
+            is_right = isinstance(error, KubernetesForbids)
+            return Reason.FORBIDDEN if is_right else Reason.REDIS_USER_REFUSED, str(error)
 
     async def _ensure(self, key: Key, wanted: plan.Wanted, now: datetime, *, may_write: bool) -> Fault | None:
         secret = await self.kubernetes.get("secrets", key[0], cluster_names.redis_secret(key[1]))
@@ -140,7 +142,13 @@ class RedisUsers:
                 await write("secrets", step.secret)
             except Conflict as error:
                 raise StaleObject(str(error)) from error
-            logger.info("%s/%s: the Secret of its user of the store is written", *key)
+            except KubernetesRefuses as error:
+                if secret is None or not plan.serves(secret, wanted):
+                    raise
+                faults.count(error)  # pods start with what is there; a resync tries again
+                logger.warning("%s/%s: the Secret of its user of the store can't be changed: %s", *key, error)
+            else:
+                logger.info("%s/%s: the Secret of its user of the store is written", *key)
         known.is_checked = True
         return None
 

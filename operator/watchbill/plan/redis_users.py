@@ -107,6 +107,12 @@ def step(seen: Mapping[str, Any] | None, wanted: Wanted, fresh: str, now: dateti
     return Step(step.credential) if contains(seen, step.secret) else step
 
 
+def serves(secret: Mapping[str, Any], wanted: Wanted) -> bool:
+    """Returns whether pods can work with the Secret as it is, though something of it is to be changed."""
+    password = _password(secret, wanted.user)
+    return password is not None and _decoded(secret) == wanted.address.url(wanted.user, password)
+
+
 def _written(wanted: Wanted, password: str, hashes: tuple[str, ...], made: datetime, *, version: str) -> Step:
     annotations = {cluster_names.ANNOTATION_ROTATED_AT: made.isoformat(timespec="seconds")}
     if wanted.token:
