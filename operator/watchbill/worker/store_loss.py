@@ -8,10 +8,13 @@ from functools import partial
 from typing import Final
 
 from watchbill.clock import wait_for_event
+from watchbill.loggers import Logger
 from watchbill.store import definitions
 from watchbill.store.queue import Finished, Queue
 from watchbill.worker.reports import Reports
 from watchbill.worker.state import WorkerState
+
+logger = Logger("watchbill.worker")
 
 OUTLAST_SECONDS: Final = 60.0
 """Seconds that a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
@@ -63,6 +66,9 @@ class StoreLoss:
             finished = [end for end in map(self._to_write, ended) if end is not None]
             outcomes = await self._state.persist(partial(self._queue.recover, finished, old.born))
             self._reports.account(finished, outcomes)
+            for end, outcome in zip(finished, outcomes, strict=True):
+                if outcome == "applied" and end not in ended:
+                    logger.warning("task %s of %s is dead: %s", end.task.id, self._queue.keys.crew, end.message)
             del old.finished[: len(ended)]  # only now: the store may have lost the crew again
             if not old.jobs and not old.finished:
                 self._state.unrecovered.remove(old)

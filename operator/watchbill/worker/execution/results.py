@@ -159,7 +159,6 @@ class Results:
         if finished.outcome not in get_args(Aside):
             return None
         error = f"the store has lost this task, so that it can't go on. {finished.message.partition(_NEXT)[0]}"
-        _log_dead(finished.task, self._crew, error)
         return _without_record(finished.task, error, finished.usage)
 
     def _trace(self, failure: Failed) -> str:
