@@ -53,10 +53,6 @@ def test_fields_of_a_later_version_are_ignored_at_every_depth() -> None:
         ),
         ({"agents": [{"name": "a", "model": "test", "outputSchema": {"type": "array"}}]}, Reason.INVALID_SPEC),
         (
-            {"agents": [{"name": n, "class": "EchoAgent"} for n in "ab"], "tasks": {"maxQueued": 1}},
-            Reason.INVALID_SPEC,
-        ),
-        (
             {
                 "agents": [
                     {

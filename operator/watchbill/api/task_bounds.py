@@ -30,8 +30,8 @@ class Tasks(Strict):
         default=100_000,
         ge=1,
         le=10_000_000,
-        description="Number of tasks in the queue above which new ones are refused; at least as many as the steps with "
-        "which a run begins.",
+        description="Number of tasks in the queue above which new ones are refused; a run of the whole crew needs as "
+        "many as the steps with which it begins.",
     )
     result_ttl_seconds: int = Field(
         default=3600,

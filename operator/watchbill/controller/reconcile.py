@@ -366,8 +366,7 @@ def read(seen: Mapping[str, Any]) -> tuple[Crew | None, CrewDefinition | None, p
         circle = error.problems[0].path == "spec.flowRelations"
         return crew, None, (Reason.FLOW_CYCLE if circle else Reason.INVALID_SPEC, _lines(error.problems))
     if problems := declared.problems(definition):
-        of_queue = problems[0].path == declared.QUEUE
-        return crew, None, (Reason.INVALID_SPEC if of_queue else Reason.INVALID_PROMPT, _lines(problems))
+        return crew, None, (Reason.INVALID_PROMPT, _lines(problems))
     return crew, definition, None
 
 

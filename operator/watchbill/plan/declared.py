@@ -3,37 +3,17 @@ stored. Pure."""
 
 from __future__ import annotations
 
-from typing import Final
-
 from watchbill import api
 from watchbill.api import Crew, Heartbeat
 from watchbill.errors import InvalidInput, Problem
-from watchbill.plan import deliveries, flow, prompts, submission, watches
+from watchbill.plan import deliveries, prompts, submission, watches
 from watchbill.plan import heartbeat as beat
 from watchbill.records import CrewDefinition, from_crew
 
-QUEUE: Final = "spec.tasks.maxQueued"
-
 
 def problems(crew: CrewDefinition) -> list[Problem]:
-    """The problems that its fields don't have by themselves: of its size, and of prompts and watches, which cite each
-    other and more."""
-    return [*_too_many(crew), *prompts.check(crew), *watches.check(crew)]
-
-
-def _too_many(crew: CrewDefinition) -> list[Problem]:
-    """The problem of a crew whose queue could never take a run of it."""
-    most = crew.tasks.max_queued
-    if 2 * len(crew.agents) + 2 <= most:  # two for an agent with a list, one for the end of a loop and the synthesis
-        return []
-    try:
-        number = len(flow.steps(crew))
-    except InvalidInput:  # no run of it begins at all, which is told elsewhere
-        return []
-    if number <= most:
-        return []
-    reason = f"tasks.maxQueued is {most}, and a run of this crew begins with {number} steps, so none could ever begin"
-    return [Problem(reason, f"Raise it to {number} or more.", path=QUEUE)]
+    """The problems that its fields don't have by themselves: of prompts and watches, which cite each other and more."""
+    return [*prompts.check(crew), *watches.check(crew)]
 
 
 def definition(crew: Crew) -> CrewDefinition:
