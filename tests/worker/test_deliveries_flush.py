@@ -29,6 +29,7 @@ HOW = Delivering(slots=2, settings=Settings(delivery_allow="127.0.0.0/8"))
 @pytest.fixture(autouse=True)
 def _never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(store_loss, "OUTLAST_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -69,8 +70,9 @@ async def test_a_worker_that_had_nothing_to_deliver_yet_delivers_for_the_crew_th
     make_crew: Make, private_redis: PrivateRedis, missed: list[NotFound]
 ) -> None:
     crew = await make_crew({"a": "Brief"}, url=(await private_redis()).url, lease_seconds=1)
-    async with receiving() as receiver, crew.in_process(delivering=HOW):
+    async with receiving() as receiver, crew.in_process(delivering=HOW) as worker:
         await until(crew.is_heard)
+        await until(lambda: worker._state.registered)  # one that is not ends with its crew
         await crew.redis.flushall()
         await crew.redis.client_kill_filter(_type="pubsub")  # as with a failover: it listens again, and looks
         await until(lambda: missed)
