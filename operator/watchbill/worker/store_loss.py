@@ -8,13 +8,11 @@ from functools import partial
 from typing import Final
 
 from watchbill.clock import wait_for_event
-from watchbill.loggers import Logger
 from watchbill.store import definitions
 from watchbill.store.queue import Finished, Queue
+from watchbill.worker.execution import results
 from watchbill.worker.reports import Reports
 from watchbill.worker.state import WorkerState
-
-logger = Logger("watchbill.worker")
 
 OUTLAST_SECONDS: Final = 60.0
 """Seconds that a worker waits for a crew that the store has lost; whoever manages the crew may bring it back."""
@@ -63,12 +61,13 @@ class StoreLoss:
         """Writes the results that earlier incarnations have."""
         for old in list(self._state.unrecovered):
             ended = list(old.finished)
-            finished = [end for end in map(self._to_write, ended) if end is not None]
+            written = [(end, made) for end in ended if (made := self._to_write(end)) is not None]
+            finished = [made for _, made in written]
             outcomes = await self._state.persist(partial(self._queue.recover, finished, old.born))
             self._reports.account(finished, outcomes)
-            for end, outcome in zip(finished, outcomes, strict=True):
-                if outcome == "applied" and end not in ended:
-                    logger.warning("task %s of %s is dead: %s", end.task.id, self._queue.keys.crew, end.message)
+            for (end, made), outcome in zip(written, outcomes, strict=True):
+                if made is not end:  # the log has told the others' ends
+                    results.log_fate(made, self._queue.keys.crew, outcome)
             del old.finished[: len(ended)]  # only now: the store may have lost the crew again
             if not old.jobs and not old.finished:
                 self._state.unrecovered.remove(old)

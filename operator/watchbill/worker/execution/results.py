@@ -214,7 +214,8 @@ class Results:
 
 
 def log_fate(finished: Finished, crew: str, stored: Transition) -> None:
-    """Logs what became of a task whose agent may do nothing. `stored`: what the store said of its end."""
+    """Logs what became of a task whose agent may do nothing, or which the store has lost. `stored`: what the store said
+    of its end."""
     if stored == "returned":
         logger.info("task %s of %s is its role's again: %s", finished.task.id, crew, _line(finished.message))
     elif stored == "applied" and finished.outcome == "dead":
