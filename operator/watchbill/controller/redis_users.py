@@ -108,8 +108,8 @@ class RedisUsers:
             return await self._ensure(key, wanted, now, may_write=may_write)
         except KubernetesRefuses as error:
             faults.count(error)
-            is_right = isinstance(error, KubernetesForbids)
-            return Reason.FORBIDDEN if is_right else Reason.REDIS_USER_REFUSED, str(error)
+            lacks_right = isinstance(error, KubernetesForbids)
+            return Reason.FORBIDDEN if lacks_right else Reason.REDIS_USER_REFUSED, str(error)
 
     async def _ensure(self, key: Key, wanted: plan.Wanted, now: datetime, *, may_write: bool) -> Fault | None:
         secret = await self.kubernetes.get("secrets", key[0], cluster_names.redis_secret(key[1]))
